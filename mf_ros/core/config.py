@@ -1,0 +1,102 @@
+"""One tree of settings; YAML files, ROS parameters and the command line are views of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Mapping, Optional, Tuple, Type, TypeVar
+
+import yaml
+
+from mf_ros.errors import ConfigError
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+
+
+@dataclass(frozen=True)
+class SyncConfig:
+    """How LiDAR sweeps are paired with images."""
+
+    tolerance_s: float = 0.06
+    """Largest distance in time between an image and the sweep it is paired with, seconds."""
+    lidar_offset_s: Tuple[float, ...] = ()
+    """Added to each LiDAR's stamps before pairing, seconds, in the order of the point topics; empty means zero."""
+    max_wait_s: float = 0.2
+    """How long an image waits for its sweep and transforms before it is processed or dropped, seconds."""
+    queue_size: int = 30
+    """How many images and sweeps per sensor are kept while waiting."""
+
+
+@dataclass(frozen=True)
+class LidarConfig:
+    """How LiDAR returns are read and brought to the image's time."""
+
+    min_range_m: float = 0.3
+    """Returns nearer to the LiDAR than this are dropped (the robot's own body), metres."""
+    max_range_m: float = 250.0
+    """Returns farther from the LiDAR than this are dropped, metres."""
+    time_unit: TimeUnit = "auto"
+    """Unit of the per-point time field; auto infers it from its type and magnitude."""
+    deskew: bool = True
+    """Compensate the robot's motion during a sweep when per-point times and a fixed frame exist."""
+    fixed_frame: str = "odom"
+    """World-fixed frame of /tf that motion compensation uses."""
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """How LiDAR returns become sparse depth on the image."""
+
+    cull_hidden: bool = True
+    """Remove returns that a nearer surface hides from the camera."""
+    cull_margin: float = 0.06
+    """A return is hidden when the surface in front of it is nearer by more than this part of its depth."""
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """How dense depth becomes a point cloud."""
+
+    min_depth_m: float = 0.3
+    """Points nearer than this are left out, metres."""
+    max_depth_m: float = 100.0
+    """Points farther than this are left out, metres."""
+    min_confidence: float = 0.0
+    """Points below this confidence are left out."""
+    edge_ratio: float = 0.08
+    """Points on a depth edge (neighbouring pixels apart by more than this part of the depth) are left out; 0 keeps all."""
+    voxel_m: float = 0.0
+    """Edge of the voxels to thin the cloud to, metres; 0 keeps the organized cloud."""
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What the published depth looks like."""
+
+    encoding: Literal["32FC1", "16UC1"] = "32FC1"
+    """32FC1 metres, or 16UC1 millimetres."""
+    scale: float = 1.0
+    """Size of the processed and published image relative to the input image."""
+    rectify: bool = False
+    """Undistort the image first and publish depth for the rectified image."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which network or method turns sparse depth into dense depth."""
+
+    name: str = "classical"
+    """Engine: 'classical' needs no weights."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what comes out for a given input."""
+
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    lidar: LidarConfig = field(default_factory=LidarConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    cloud: CloudConfig = field(default_factory=CloudConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,0 +1,45 @@
+"""Package definition; it imports nothing of the package, because colcon runs it to discover the package."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+CV = ["opencv-python-headless>=4.5"]
+BAGS = ["rosbags>=0.10.9", "mcap>=1.2", "jinja2>=3.0"]
+EVAL = ["scipy>=1.8"]
+TORCH = ["torch>=2.4", "safetensors>=0.4"]
+
+setup(
+    name="mf_ros",
+    version="0.1.0",
+    description="Dense metric depth and point clouds from a camera and a sparse LiDAR, live on robots and from bags",
+    long_description="See README.md.",
+    license="Apache-2.0",
+    maintainer="mf_ros maintainers",
+    maintainer_email="mf-ros@users.noreply.github.com",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mf_ros", "mf_ros.*"]) + ["mf_training"],
+    package_dir={"mf_training": "training"},
+    package_data={"mf_ros": ["py.typed", "bags/templates/*.html"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/mf_ros"]),
+        ("share/mf_ros", ["package.xml"]),
+        ("share/mf_ros/launch", glob("launch/*.launch.py")),
+        ("share/mf_ros/config", glob("config/*.yaml")),
+    ],
+    install_requires=["numpy>=1.21", "pyyaml>=5.4", "tyro>=0.9", "rich>=12"],
+    extras_require={
+        "cv": CV,
+        "bags": BAGS,
+        "eval": EVAL,
+        "offline": CV + BAGS + EVAL,
+        "onnx": ["onnxruntime>=1.17"],
+        "onnx-gpu": ["onnxruntime-gpu>=1.17"],
+        "torch": TORCH,
+        "train": TORCH,
+        "remote": ["universal-pathlib>=0.2"],
+        "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "pytransform3d>=3.5", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["mf-ros = mf_ros.cli.main:main"]},
+    zip_safe=False,
+)
