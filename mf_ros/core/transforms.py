@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mf_ros.core.types import AnyArray, DoubleArray
-from mf_ros.errors import TransformError
+from mf_ros.errors import MessageError, TransformError
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ def make_transform(translation: Sequence[float], quaternion_xyzw: Sequence[float
     """(4, 4) float64 matrix of a translation in metres and an x, y, z, w quaternion, which is normalised.
 
     Raises:
-        TransformError: a number is not finite, or the quaternion has no length (a default-constructed message).
+        MessageError: a number is not finite, or the quaternion has no length (a default-constructed message).
     """
     x, y, z, w = (float(value) for value in quaternion_xyzw)
     length = math.sqrt(x * x + y * y + z * z + w * w)
     if not math.isfinite(length) or not all(math.isfinite(value) for value in translation):
-        raise TransformError("A transform holds NaN or infinity: check the node that publishes it.")
+        raise MessageError("A transform holds NaN or infinity: check the node that publishes it.")
     if length < 1e-3:
-        raise TransformError(
+        raise MessageError(
             f"A transform's quaternion ({x}, {y}, {z}, {w}) has no length: check the node that publishes it; "
             "no rotation is (0, 0, 0, 1)."
         )
@@ -269,7 +269,7 @@ class TransformTree:
         stamps = np.asarray(stamps_ns, dtype=np.int64)
         with self._lock:
             steps = self._path(_frame(target), _frame(source))
-            T = np.broadcast_to(np.eye(4), (len(stamps), 4, 4)).copy()
+            T: DoubleArray = np.broadcast_to(np.eye(4), (len(stamps), 4, 4)).copy()
             if len(stamps) == 0:
                 return T
             for step in steps:
