@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Sets everything up in .venv and runs every check: ruff, mypy, pytest. Needs Debian or Ubuntu with Python 3.10+.
+# Arguments go to pytest:  bash scripts/test.sh -k projection
+set -euo pipefail
+exec </dev/null
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source scripts/python_env.sh
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+make_venv .venv
+python=.venv/bin/python
+
+# torch comes first and as the CPU build: a plain install would bring several GB of CUDA libraries.
+torch_version=$(sed -n 's/^torch==//p' constraints.txt)
+if ! "$python" -c 'import torch' 2>/dev/null; then
+    if "$python" -m pip install -q -c constraints.txt "torch==$torch_version+cpu" 2>/dev/null; then
+        echo "torch $torch_version (CPU) installed"
+    elif "$python" -m pip install -q --retries 1 -c constraints.txt "torch==$torch_version+cpu" \
+        --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null; then
+        echo "torch $torch_version (CPU) installed from download.pytorch.org"
+    else
+        echo "torch is left out: no CPU wheel of $torch_version for $("$python" --version) was found; tests that need it are skipped"
+    fi
+fi
+"$python" -m pip install -q -c constraints.txt -e '.[offline,remote,dev]'
+
+echo "== ruff"
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+echo "== mypy"
+"$python" -m mypy
+
+# Tests that start ROS nodes need the Python packages of ROS, which are built for the system's Python and NumPy.
+ros_setup=$(ls -1 /opt/ros/*/setup.bash 2>/dev/null | tail -n 1 || true)
+if [ -z "$ros_setup" ]; then
+    echo "== ROS tests are skipped: there is no /opt/ros/*/setup.bash on this machine"
+elif ! grep -rqs --include='*.py' 'mark\.ros\b' test; then
+    echo "== ROS tests are skipped: no test is marked 'ros'"
+else
+    echo "== pytest -m ros, with $ros_setup"
+    (
+        set +u
+        source "$ros_setup"
+        set -u
+        PYTHON=/usr/bin/python3 make_venv .venv-ros --system-site-packages
+        .venv-ros/bin/python -m pip install -q -e . 'pytest>=7' 'hypothesis>=6' 'numpy<2'
+        .venv-ros/bin/python -c 'import cv2' 2>/dev/null ||
+            .venv-ros/bin/python -m pip install -q 'opencv-python-headless<4.12' 'numpy<2'
+        .venv-ros/bin/python -m pytest -m ros -ra
+    )
+fi
+
+echo "== pytest"
+"$python" -m pytest -ra "$@"
