@@ -7,6 +7,7 @@ frame); 2 bad usage or input; 3 a package is missing; 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Type
 
 from mf_ros import __version__
-from mf_ros.cli.options import BAD_INPUT, INTERRUPTED, MISSING_DEPENDENCY, OK, Options
+from mf_ros.cli.options import BAD_INPUT, INTERRUPTED, MISSING_DEPENDENCY, OK
 from mf_ros.errors import MfRosError, MissingDependencyError
 
 PIPE_CLOSED = 141
@@ -45,7 +46,7 @@ COMMANDS = {
     "replay": Command("mf_ros.cli.replay", "Replay", "run the pipeline over a bag; write depth, clouds and a report"),
     "check": Command("mf_ros.cli.check", "Check", "say what is in a bag, what fits, what is wrong and what to do"),
     "simulate": Command("mf_ros.cli.simulate", "Simulate", "make a bag of a simulated drive, with true depth"),
-    "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings, beside baselines"),
+    "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings beside baselines"),
     "doctor": Command("mf_ros.cli.doctor", "Doctor", "say what is wrong with this installation and what to do"),
     "bench": Command("mf_ros.cli.bench", "Bench", "measure how fast the parts run on this machine"),
 }
@@ -127,7 +128,10 @@ def _run(args: List[str]) -> int:
         options = _parse(name, rest)
         return int(options.run())
     except ImportError as error:
-        raise _missing(error) from error
+        missing = _missing(error)
+        if missing is None:
+            raise
+        raise missing from error
     except SystemExit as stop:
         # The parser has printed its own help or usage error.
         return OK if stop.code in (None, 0) else BAD_INPUT
@@ -139,28 +143,29 @@ def _parse(name: str, args: List[str]) -> Any:
     kind: Type[Any] = getattr(importlib.import_module(command.module), command.name)
     try:
         import tyro
-    except ImportError as error:
+    except ImportError:
         # `doctor` is what tells people that packages are missing, so it must not need one itself.
         simple = [arg for arg in args if arg in ("--json", "--debug")]
         if name == "doctor" and len(simple) == len(args):
             return kind(**{arg.strip("-"): True for arg in simple})
-        raise _missing(error) from error
+        raise
     prepare = getattr(kind, "defaults_from", None)
     default = {} if prepare is None else {"default": prepare(args)}
     return tyro.cli(
         kind,
         prog=f"mf-ros {name}",
+        description=inspect.cleandoc(kind.__doc__ or ""),
         args=args,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        config=(tyro.conf.FlagCreatePairsOff,),
         **default,
     )
 
 
-def _missing(error: ImportError) -> Exception:
-    """One sentence for a package that is absent or broken; a fault inside mf_ros itself stays as it is."""
+def _missing(error: ImportError) -> Optional[MissingDependencyError]:
+    """One sentence for a package that is absent or broken; None for a fault inside mf_ros itself."""
     module = (error.name or "").split(".")[0]
     if module in ("mf_ros", "mf_training"):
-        return error
+        return None
     if not isinstance(error, ModuleNotFoundError):
         return MissingDependencyError(f"A Python package cannot be loaded ({_one_line(error)}): run mf-ros doctor.")
     if module in EXTRA_OF_MODULE:
@@ -173,8 +178,6 @@ def _missing(error: ImportError) -> Exception:
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
-
-__all__ = ["COMMANDS", "Options", "main", "usage"]
 
 if __name__ == "__main__":
     sys.exit(main())
