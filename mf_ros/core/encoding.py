@@ -1,0 +1,77 @@
+"""Depth between float metres and the two encodings of a depth image (REP 118), with REP 117's special values."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+
+from mf_ros.core.types import AnyArray, FloatArray
+from mf_ros.errors import MessageError
+
+DEPTH_ENCODINGS = ("32FC1", "16UC1")
+_MAX_MILLIMETRES = 65535
+
+
+def encode_depth(depth: AnyArray, encoding: str) -> Tuple[AnyArray, str]:
+    """Depth as the array of a depth image.
+
+    Args:
+        depth: (H, W) float metres; NaN unknown, +Inf beyond range, -Inf too close (REP 117).
+        encoding: ``32FC1`` keeps metres and the special values; ``16UC1`` is millimetres, rounded, where 0 stands for
+            unknown, infinite, and farther than 65.535 m, because it has no other special value (REP 118).
+
+    Returns:
+        The (H, W) float32 or uint16 array and the encoding's name. No finite value <= 0 is published as a depth.
+
+    Raises:
+        MessageError: another encoding.
+    """
+    depth = np.asarray(depth)
+    if encoding == "32FC1":
+        return _only_depths(depth), encoding
+    if encoding == "16UC1":
+        with np.errstate(invalid="ignore", over="ignore"):
+            millimetres = np.rint(depth * np.float32(1000.0))
+            known = (millimetres > 0.0) & (millimetres <= _MAX_MILLIMETRES)
+        return np.where(known, millimetres, 0.0).astype(np.uint16), encoding
+    raise _unknown(encoding)
+
+
+def decode_depth(array: AnyArray, encoding: str) -> FloatArray:
+    """Metres of a depth image.
+
+    Args:
+        array: (H, W) uint16 millimetres for ``16UC1`` (or ``mono16``, which some drivers write), floating metres for
+            ``32FC1``; any byte order.
+        encoding: name of the encoding.
+
+    Returns:
+        (H, W) float32 metres; NaN where unknown: 0 and below in either encoding, NaN in 32FC1; infinities
+        stay (REP 117).
+
+    Raises:
+        MessageError: another encoding, or an array that is not of the encoding's type.
+    """
+    array = np.asarray(array)
+    if encoding == "32FC1" and array.dtype.kind == "f":
+        return _only_depths(array)
+    if encoding in ("16UC1", "mono16") and array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        metres: FloatArray = array.astype(np.float32) * np.float32(0.001)
+        metres[array == 0] = np.nan
+        return metres
+    if encoding in ("32FC1", "16UC1", "mono16"):
+        raise MessageError(f"A {encoding} depth image cannot hold {array.dtype} values: correct its encoding.")
+    raise _unknown(encoding)
+
+
+def _only_depths(depth: AnyArray) -> FloatArray:
+    """A float32 copy with NaN for finite values that are no depth."""
+    metres: FloatArray = depth.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        metres[(metres <= 0.0) & (metres != -np.inf)] = np.nan
+    return metres
+
+
+def _unknown(encoding: str) -> MessageError:
+    return MessageError(f"'{encoding}' is not a depth encoding: use {' or '.join(DEPTH_ENCODINGS)} (REP 118).")
