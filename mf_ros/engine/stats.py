@@ -1,0 +1,78 @@
+"""Counters and latency statistics of a run of any length, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, defaultdict
+from typing import Dict, Mapping
+
+_STEP = math.log(1.01)
+_SMALLEST_MS = 1e-3
+_MAX_TEXT = 500
+
+
+class ReasonCounter:
+    """How often something happened, by a stable reason, with the last message text of each reason."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._texts: Dict[str, str] = {}
+
+    def add(self, reason: str, text: str, count: int = 1) -> None:
+        """Count ``count`` events of a reason; ``text`` says what the last one was."""
+        with self._lock:
+            self._counts[reason] += count
+            self._texts[reason] = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """Events by reason, most frequent first."""
+        with self._lock:
+            return dict(self._counts.most_common())
+
+    @property
+    def texts(self) -> Dict[str, str]:
+        """Last message text by reason."""
+        with self._lock:
+            return dict(self._texts)
+
+    @property
+    def total(self) -> int:
+        """All events together."""
+        with self._lock:
+            return sum(self._counts.values())
+
+
+class Latency:
+    """Percentiles of durations by stage, to within 1%, from a histogram with logarithmic bins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bins: Dict[str, Counter[int]] = defaultdict(Counter)
+
+    def add(self, timings_ms: Mapping[str, float]) -> None:
+        """Count one duration, milliseconds, for each stage."""
+        with self._lock:
+            for stage, value in timings_ms.items():
+                self._bins[stage][round(math.log(max(value, _SMALLEST_MS)) / _STEP)] += 1
+
+    def percentile(self, stage: str, percent: float) -> float:
+        """Nearest-rank percentile of a stage, milliseconds; NaN when nothing was measured."""
+        with self._lock:
+            bins = sorted(self._bins[stage].items()) if stage in self._bins else []
+        rank = math.ceil(percent / 100.0 * sum(count for _, count in bins))
+        for index, count in bins:
+            rank -= count
+            if rank <= 0:
+                return math.exp(index * _STEP)
+        return math.nan
+
+    def summary(self) -> Dict[str, Dict[str, float]]:
+        """``{stage: {"p50": ms, "p95": ms}}`` in the order in which the stages first came."""
+        stages = list(self._bins)
+        return {
+            stage: {name: round(self.percentile(stage, percent), 3) for name, percent in (("p50", 50), ("p95", 95))}
+            for stage in stages
+        }
