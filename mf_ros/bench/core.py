@@ -1,0 +1,68 @@
+"""How long projection, cloud packing and depth completion take on one core."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Optional
+
+import cv2
+import numpy as np
+
+from mf_ros.bench.street import RINGS, Street, make_street
+from mf_ros.bench.timing import Timing, measure
+from mf_ros.core.cloud import pack_cloud
+from mf_ros.core.config import CloudConfig, EngineConfig, ProjectionConfig
+from mf_ros.core.projection import project_points, to_sparse_depth
+from mf_ros.engine import make_engine
+from mf_ros.evaluation.baselines import BASELINES
+
+COMPARED_BASELINES = ("linear", "ip_basic")
+# Every odd ring of 64, the densest input that evaluate scores.
+_INPUT_RINGS = slice(1, RINGS, 2)
+
+Report = Callable[[float], None]
+
+
+def bench_core(engine: str = "classical", *, repeats: int = 50, progress: Optional[Report] = None) -> List[Timing]:
+    """Time the parts of the core on a simulated street, OpenCV on one thread.
+
+    Args:
+        engine: the engine to time beside the baselines.
+        repeats: timed calls of each part; slow parts are repeated less often.
+        progress: told the part done, in [0, 1].
+
+    Returns:
+        One timing per part, in the order they run.
+
+    Raises:
+        MissingDependencyError: SciPy, which the linear baseline uses, is not installed.
+        ConfigError: there is no such engine.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        parts = _parts(make_street(), engine)
+        timings = []
+        for done, (name, function) in enumerate(parts.items()):
+            if progress is not None:
+                progress(done / len(parts))
+            timings.append(measure(name, function, repeats=repeats))
+        return timings
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _parts(street: Street, engine_name: str) -> Dict[str, Callable[[], object]]:
+    """What is timed, by name; the names are part of the command's JSON."""
+    camera, projection, cloud = street.camera, ProjectionConfig(), CloudConfig()
+    engine = make_engine(EngineConfig(name=engine_name))
+    shown = np.isin(street.points.ring, np.arange(RINGS)[_INPUT_RINGS])
+    sparse = to_sparse_depth(project_points(street.points.select(shown), camera, projection), camera)
+    packed = np.empty((camera.height, camera.width, 4), np.float32)
+    parts: Dict[str, Callable[[], object]] = {
+        "projection": lambda: to_sparse_depth(project_points(street.points, camera, projection), camera),
+        "cloud": lambda: pack_cloud(street.depth, street.image, camera, cloud, out=packed),
+        engine_name: lambda: engine.estimate(street.image, sparse, camera),
+    }
+    for name in COMPARED_BASELINES:
+        parts[name] = lambda name=name: BASELINES[name](sparse.depth, camera)  # type: ignore[misc]
+    return parts

@@ -1,0 +1,74 @@
+"""``mf-ros bench``: how fast the parts run on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from mf_ros.cli.options import OK, Options, print_json, progress
+
+# Read by the linear algebra libraries when NumPy is first imported, which is why they are set here.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+WHAT = {
+    "projection": "projection + culling of a 64-ring sweep (120k points) into 1242x375",
+    "cloud": "packing of a 1242x375 organized coloured cloud",
+    "linear": "baseline: linear over the Delaunay triangles, 1242x375",
+    "ip_basic": "baseline: IP-Basic, 1242x375",
+}
+
+
+@dataclass
+class Bench(Options):
+    """Measure how fast the parts run on one core of this machine, on a simulated street.
+
+    Every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine and the
+    baselines, which complete the same frame, the ratio to the engine. Run it on an otherwise idle machine.
+
+    Examples:
+        mf-ros bench core
+        mf-ros bench core --json > bench.json
+    """
+
+    suite: tyro.conf.Positional[Literal["core"]] = "core"
+    """Which benchmarks to run."""
+    engine: str = "classical"
+    """Engine to time beside the baselines."""
+    repeats: int = 50
+    """Timed calls of each part; a slow part is repeated less often."""
+
+    def run(self) -> int:
+        """Run the benchmarks and print them."""
+        for name in _THREAD_VARIABLES:
+            os.environ.setdefault(name, "1")
+        from mf_ros.bench.core import COMPARED_BASELINES, bench_core
+        from mf_ros.bench.timing import machine
+
+        with progress("timing") as advance:
+            timings = bench_core(self.engine, repeats=max(self.repeats, 1), progress=advance)
+        median = {timing.name: timing.median_ms for timing in timings}
+        completing = (self.engine, *COMPARED_BASELINES)
+        rows = [
+            {
+                "name": timing.name,
+                "median_ms": round(timing.median_ms, 3),
+                "p95_ms": round(timing.p95_ms, 3),
+                "repeats": timing.repeats,
+                "ratio": round(timing.median_ms / median[self.engine], 3) if timing.name in completing else None,
+            }
+            for timing in timings
+        ]
+        if self.json:
+            print_json({"machine": machine(), "threads": 1, "engine": self.engine, "timings": rows})
+            return OK
+        print("  ".join(f"{key} {value}" for key, value in machine().items()))
+        print(f"{'median':>9} {'p95':>9} {'repeats':>8} {'ratio':>6}")
+        for row in rows:
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+            name = str(row["name"])
+            what = WHAT.get(name, f"engine {name} per 1242x375 frame, input of 32 rings")
+            print(f"{row['median_ms']:6.1f} ms {row['p95_ms']:6.1f} ms {row['repeats']:8} {ratio:>6}  {name}: {what}")
+        return OK
