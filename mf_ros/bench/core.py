@@ -55,7 +55,7 @@ def _parts(street: Street, engine_name: str) -> Dict[str, Callable[[], object]]:
     """What is timed, by name; the names are part of the command's JSON."""
     camera, projection, cloud = street.camera, ProjectionConfig(), CloudConfig()
     engine = make_engine(EngineConfig(name=engine_name))
-    shown = np.isin(street.points.ring, np.arange(RINGS)[_INPUT_RINGS])
+    shown = np.isin(np.asarray(street.points.ring), np.arange(RINGS)[_INPUT_RINGS])
     sparse = to_sparse_depth(project_points(street.points.select(shown), camera, projection), camera)
     packed = np.empty((camera.height, camera.width, 4), np.float32)
     parts: Dict[str, Callable[[], object]] = {

@@ -7,7 +7,7 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, List
 
 import cv2
 import numpy as np
@@ -46,7 +46,7 @@ def measure(
     """
     for _ in range(warmup):
         function()
-    elapsed_ms = []
+    elapsed_ms: List[float] = []
     start = time.perf_counter()
     while len(elapsed_ms) < repeats:
         before = time.perf_counter()
