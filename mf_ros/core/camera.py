@@ -88,7 +88,7 @@ class CameraModel:
         """
         points = np.asarray(points)
         x, y, z = (points[:, axis].astype(np.float64) for axis in range(3))
-        z[~(z > 0.0)] = np.nan
+        z[~((z > 0.0) & (z < np.inf))] = np.nan
         with np.errstate(invalid="ignore", over="ignore"):
             x /= z
             y /= z
