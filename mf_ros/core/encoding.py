@@ -57,7 +57,7 @@ def decode_depth(array: AnyArray, encoding: str) -> FloatArray:
     if encoding == "32FC1" and array.dtype.kind == "f":
         return _only_depths(array)
     if encoding in ("16UC1", "mono16") and array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        metres: FloatArray = array.astype(np.float32) * np.float32(0.001)
+        metres: FloatArray = array.astype(np.float32) / np.float32(1000.0)
         metres[array == 0] = np.nan
         return metres
     if encoding in ("32FC1", "16UC1", "mono16"):
