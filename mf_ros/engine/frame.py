@@ -1,0 +1,205 @@
+"""One matched set to dense depth: decode, prepare, transform, project, estimate."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from mf_ros.core import messages
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.config import Config
+from mf_ros.core.deskew import to_camera
+from mf_ros.core.projection import project_points, to_sparse_depth
+from mf_ros.core.transforms import TransformTree
+from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, LidarSweep, SparseDepth
+from mf_ros.engine import reasons
+from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage
+from mf_ros.engine.prepare import ImagePreparer
+from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.reasons import DropError
+from mf_ros.errors import CalibrationError, MessageError, MfRosError, TransformError
+
+
+@dataclass(frozen=True)
+class DepthResult:
+    """Dense depth of one image with everything it was made from.
+
+    Attributes:
+        frame: the image as processed (rectified and resized as the settings say), its camera, stamp and frame.
+        points: all LiDAR returns in the camera's optical frame at the image's stamp.
+        sparse: those that the camera can see, on the image grid.
+        estimate: dense depth and confidence.
+        timings_ms: milliseconds per stage, and ``total``.
+        dt_ns: stamp of each LiDAR's sweep minus that of the image, ns; None where a LiDAR had none.
+        source: the image message as it came, with its time of reception.
+    """
+
+    frame: CameraFrame
+    points: CameraPoints
+    sparse: SparseDepth
+    estimate: DepthEstimate
+    timings_ms: Dict[str, float]
+    dt_ns: Tuple[Optional[int], ...]
+    source: StoredImage
+
+
+class _Timer:
+    """Wall time of consecutive stages, milliseconds."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._stages: Dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._stages[stage] = 1000.0 * (now - self._last)
+        self._last = now
+
+    def finish(self) -> Dict[str, float]:
+        return {**self._stages, "total": 1000.0 * (self._last - self._start)}
+
+
+class FrameProcessor:
+    """Makes dense depth of matched sets, one at a time.
+
+    Args:
+        config: settings.
+        engine: what turns sparse depth into dense depth.
+        tree: transforms received so far.
+        infos: camera_info messages received so far.
+        warn: called with a reason and a text for trouble that does not cost the image.
+        rectified_input: the images are rectified already, so camera_info's P holds and D does not.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: DepthEngine,
+        tree: TransformTree,
+        infos: CameraInfos,
+        warn: Callable[[str, str], None],
+        *,
+        rectified_input: bool = False,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._tree = tree
+        self._infos = infos
+        self._warn = warn
+        self._rectified_input = rectified_input
+        self._preparer = ImagePreparer(config.output)
+
+    def process(self, frame_set: FrameSet) -> DepthResult:
+        """Dense depth of one set.
+
+        Raises:
+            DropError: it cannot be made; says why.
+        """
+        timer = _Timer()
+        sweeps = self._decode_sweeps(frame_set)
+        timer.lap("decode_points")
+        image, camera, frame_id = self._decode_image(frame_set.image)
+        timer.lap("decode_image")
+        try:
+            image, camera = self._preparer.prepare(image, camera)
+        except CalibrationError as error:
+            raise DropError(reasons.UNCALIBRATED, str(error)) from error
+        timer.lap("prepare")
+        frame = CameraFrame(image, camera, frame_set.image.stamp_ns, frame_id)
+        points = self._to_camera(sweeps, frame)
+        timer.lap("to_camera")
+        returns = project_points(points, camera, self._config.projection)
+        sparse = to_sparse_depth(returns, camera)
+        if sparse.count == 0:
+            raise DropError(
+                reasons.NO_RETURNS,
+                f"none of {len(points)} LiDAR returns falls into the image: check the transform between "
+                f"'{frame_id}' and the LiDAR, and that camera and LiDAR look the same way.",
+            )
+        timer.lap("project")
+        estimate = self._estimate(image, sparse, camera)
+        timer.lap("estimate")
+        dt_ns = frame_set.dt_ns
+        return DepthResult(frame, points, sparse, estimate, timer.finish(), dt_ns, frame_set.image)
+
+    def _decode_sweeps(self, frame_set: FrameSet) -> List[Optional[LidarSweep]]:
+        sweeps: List[Optional[LidarSweep]] = []
+        errors: List[str] = []
+        for sensor, stored in enumerate(frame_set.sweeps):
+            sweep = None
+            if stored is None:
+                errors.append(f"LiDAR {sensor} has no sweep within sync.tolerance_s")
+            else:
+                try:
+                    sweep = stored.sweep()
+                except MessageError as error:
+                    errors.append(f"LiDAR {sensor}: {error}")
+            sweeps.append(sweep)
+        if all(sweep is None for sweep in sweeps):
+            bad = any(stored is not None for stored in frame_set.sweeps)
+            raise DropError(reasons.BAD_POINTS if bad else reasons.NO_LIDAR, "; ".join(errors) or "there is no LiDAR.")
+        if errors:
+            self._warn(reasons.PARTIAL_LIDAR, "; ".join(errors))
+        return sweeps
+
+    def _decode_image(self, stored: StoredImage) -> Tuple[ByteArray, CameraModel, str]:
+        info = self._infos.find(stored.stamp_ns)
+        if info is None:
+            raise DropError(
+                reasons.NO_CAMERA_INFO, "no camera_info was received: publish or record it beside the image."
+            )
+        try:
+            image = messages.decode_image(stored.message)
+        except MessageError as error:
+            raise DropError(reasons.BAD_IMAGE, str(error)) from error
+        size = (image.shape[1], image.shape[0])
+        try:
+            camera = messages.camera_from_info(info, size, rectified=self._rectified_input)
+            return image, camera, stored.frame_id or messages.frame_id_of(info.header)
+        except MessageError as error:
+            raise DropError(reasons.BAD_CAMERA_INFO, str(error)) from error
+        except CalibrationError as error:
+            reason = reasons.SIZE_MISMATCH if self._is_calibrated(info) else reasons.UNCALIBRATED
+            raise DropError(reason, str(error)) from error
+
+    def _is_calibrated(self, info: Any) -> bool:
+        try:
+            messages.camera_from_info(info, rectified=self._rectified_input)
+        except CalibrationError:
+            return False
+        return True
+
+    def _to_camera(self, sweeps: List[Optional[LidarSweep]], frame: CameraFrame) -> CameraPoints:
+        try:
+            points, compensated = to_camera(sweeps, frame, self._tree, self._config.lidar)
+        except TransformError as error:
+            raise DropError(reasons.NO_TRANSFORM, str(error)) from error
+        timed = (sweep is not None and sweep.time_s is not None for sweep in sweeps)
+        if self._config.lidar.deskew and any(has and not used for has, used in zip(timed, compensated, strict=True)):
+            self._warn(
+                reasons.NOT_DESKEWED,
+                f"The motion in '{self._config.lidar.fixed_frame}' is not known over sweep and image: name a frame of "
+                "/tf that does not move in lidar.fixed_frame, or switch lidar.deskew off.",
+            )
+        return points
+
+    def _estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        try:
+            estimate = self._engine.estimate(image, sparse, camera)
+        except MfRosError as error:
+            raise DropError(reasons.ENGINE_FAILED, str(error)) from error
+        size = image.shape[:2]
+        if estimate.depth.shape != size or estimate.confidence.shape != size or estimate.depth.dtype != np.float32:
+            raise DropError(
+                reasons.ENGINE_FAILED,
+                f"engine {estimate.engine} returned {estimate.depth.dtype} depth of shape {estimate.depth.shape} "
+                f"for an image of {size}.",
+            )
+        if not estimate.metric:
+            raise DropError(
+                reasons.NOT_METRIC, f"engine {estimate.engine} found no metric scale: too few LiDAR returns."
+            )
+        return estimate

@@ -1,0 +1,134 @@
+"""What the pipeline holds between a callback and the processing: messages as they came, decoded once and late."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple, Union
+
+from mf_ros.core import messages
+from mf_ros.core.config import LidarConfig
+from mf_ros.core.types import LidarSweep
+from mf_ros.errors import MessageError
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image message that waits; nothing of it is decoded but its header.
+
+    Attributes:
+        message: sensor_msgs/Image or CompressedImage, as it came.
+        stamp_ns: header stamp, ns.
+        frame_id: optical frame of the camera; empty when the driver left it out.
+        received_ns: when it was received (live) or logged (recording), ns.
+        number: position among the images received, from 0.
+    """
+
+    message: Any
+    stamp_ns: int
+    frame_id: str
+    received_ns: int
+    number: int
+
+
+class StoredSweep:
+    """A point cloud message that waits, decoded at most once however many images it serves.
+
+    Args:
+        source: sensor_msgs/PointCloud2, or a sweep that is decoded already.
+        config: how its time field is read.
+        offset_ns: added to the stamp of the decoded sweep, ns.
+
+    Attributes:
+        stamp_ns: header stamp, without the offset, ns.
+
+    Raises:
+        MessageError: the message has no readable stamp.
+    """
+
+    def __init__(self, source: Union[LidarSweep, Any], config: LidarConfig, offset_ns: int = 0) -> None:
+        if isinstance(source, LidarSweep):
+            self.stamp_ns = source.stamp_ns
+        else:
+            self.stamp_ns = messages.stamp_ns(getattr(source, "header", None))
+        self._source = source
+        self._time_unit = config.time_unit
+        self._offset_ns = offset_ns
+        self._outcome: Union[LidarSweep, MessageError, None] = None
+
+    def sweep(self) -> LidarSweep:
+        """The decoded sweep, its stamp shifted by the sensor's offset.
+
+        Raises:
+            MessageError: the message cannot be decoded; again on every call.
+        """
+        if self._outcome is None:
+            try:
+                self._outcome = self._decode()
+            except MessageError as error:
+                self._outcome = error
+            self._source = None  # the decoded form is enough
+        if isinstance(self._outcome, MessageError):
+            raise self._outcome
+        return self._outcome
+
+    def _decode(self) -> LidarSweep:
+        sweep = self._source
+        if not isinstance(sweep, LidarSweep):
+            sweep = messages.decode_cloud(sweep, time_unit=self._time_unit)
+        return dataclasses.replace(sweep, stamp_ns=sweep.stamp_ns + self._offset_ns) if self._offset_ns else sweep
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """One image with the sweeps that belong to it.
+
+    Attributes:
+        image: the image.
+        sweeps: one entry per LiDAR, None where none is near enough in time.
+        dt_ns: one entry per LiDAR, stamp of the sweep minus stamp of the image, ns, or None.
+        epoch: number of jumps backward in time seen before it.
+    """
+
+    image: StoredImage
+    sweeps: Tuple[Optional[StoredSweep], ...]
+    dt_ns: Tuple[Optional[int], ...]
+    epoch: int
+
+
+class CameraInfos:
+    """The newest camera_info messages, found by stamp; safe to use from several threads.
+
+    Args:
+        limit: how many are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._by_stamp: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, message: Any) -> None:
+        """Store one sensor_msgs/CameraInfo.
+
+        Raises:
+            MessageError: its header has no readable stamp.
+        """
+        stamp = messages.stamp_ns(getattr(message, "header", None))
+        with self._lock:
+            self._by_stamp[stamp] = message
+            self._by_stamp.move_to_end(stamp)
+            if len(self._by_stamp) > self._limit:
+                self._by_stamp.popitem(last=False)
+
+    def find(self, stamp_ns: int) -> Optional[Any]:
+        """The message of exactly this stamp, else the one received last; None when there is none."""
+        with self._lock:
+            if stamp_ns in self._by_stamp:
+                return self._by_stamp[stamp_ns]
+            return next(reversed(self._by_stamp.values()), None)
+
+    def __len__(self) -> int:
+        return len(self._by_stamp)

@@ -1,0 +1,286 @@
+"""From messages to dense depth: the callbacks that the live node and the replay of recordings share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Deque, Dict, Iterable, List, Optional, Union, cast
+
+from mf_ros.core import messages
+from mf_ros.core.config import Config
+from mf_ros.core.deskew import motion_wanted
+from mf_ros.core.matching import StampMatcher
+from mf_ros.core.transforms import StampedTransform, TransformTree
+from mf_ros.core.types import CameraFrame, LidarSweep
+from mf_ros.engine import reasons
+from mf_ros.engine.frame import DepthResult, FrameProcessor
+from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage, StoredSweep
+from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.reasons import DropError
+from mf_ros.engine.stats import Latency, ReasonCounter
+from mf_ros.errors import MessageError, MfRosError, TransformError
+
+__all__ = ["DepthPipeline", "DepthResult"]
+
+_log = logging.getLogger(__name__)
+
+_CAMERA_INFOS_KEPT = 100
+_JUMP_NS = 1_000_000_000
+
+_REASON_OF_ROLE = {
+    "image": reasons.BAD_IMAGE,
+    "camera_info": reasons.BAD_CAMERA_INFO,
+    "points": reasons.BAD_POINTS,
+    "tf": reasons.BAD_TRANSFORM,
+}
+
+_MATCHER_TEXTS = {
+    reasons.QUEUE_FULL: "More images than sync.queue_size holds waited for their sweeps: did the LiDAR stop?",
+    reasons.TIME_JUMP: "Time jumped backward while the image waited, as when a recording is looped.",
+}
+
+
+class DepthPipeline:
+    """Messages in, dense depth out.
+
+    The ``on_*`` callbacks only store and may be called from any thread; ``ready`` and ``process`` belong to one worker.
+    No message ends the run: an image that cannot be processed is counted in ``dropped`` under one of
+    ``mf_ros.engine.reasons``, so that ``frames_in`` is always ``frames_out`` plus all drops plus what is
+    still waiting or being processed.
+
+    Args:
+        config: settings.
+        engine: what turns sparse depth into dense depth.
+        lidar_count: number of LiDARs, whose sweeps are given with an index from 0.
+        rectified_input: the images are rectified already (``image_rect``), so camera_info's P holds and D does not.
+
+    Attributes:
+        frames_in, frames_out: images received, and images that became depth.
+        dropped: images that gave no depth, by reason.
+        warnings: other trouble by reason, in messages or images.
+        latency: milliseconds per stage over all processed images.
+
+    Raises:
+        ConfigError: the settings do not fit the number of LiDARs.
+    """
+
+    def __init__(
+        self, config: Config, engine: DepthEngine, lidar_count: int = 1, *, rectified_input: bool = False
+    ) -> None:
+        self.frames_in = 0
+        self.frames_out = 0
+        self.dropped = ReasonCounter()
+        self.warnings = ReasonCounter()
+        self.latency = Latency()
+        self._config = config
+        self._offsets_ns = [round(offset * 1e9) for offset in config.sync.lidar_offset_s] or [0] * lidar_count
+        self._matcher: StampMatcher[StoredImage, StoredSweep] = StampMatcher(lidar_count, config.sync)
+        self._tree = TransformTree()
+        self._infos = CameraInfos(_CAMERA_INFOS_KEPT)
+        self._processor = FrameProcessor(
+            config, engine, self._tree, self._infos, self._warn, rectified_input=rectified_input
+        )
+        self._lock = threading.RLock()
+        self._matched: Deque[FrameSet] = deque()
+        self._counted: Dict[str, int] = {}
+        self._newest_image_ns = 0
+        self._epoch = 0
+        self._stream_epoch: Dict[str, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Images received that are neither processed nor dropped."""
+        with self._lock:
+            return self._matcher.pending() + len(self._matched)
+
+    @property
+    def transforms(self) -> TransformTree:
+        """All transforms received."""
+        return self._tree
+
+    def on_camera_info(self, message: Any) -> None:
+        """Store a sensor_msgs/CameraInfo."""
+        try:
+            self._infos.add(message)
+        except MessageError as error:
+            self.on_bad_message("camera_info", error)
+
+    def on_image(self, message: Any, received_ns: int = 0) -> None:
+        """Store a sensor_msgs/Image or CompressedImage; ``received_ns`` is the time of reception, for reference."""
+        header = getattr(message, "header", None)
+        try:
+            stamp, frame_id = messages.stamp_ns(header), messages.frame_id_of(header)
+        except MessageError as error:
+            self.on_bad_message("image", error)
+            return
+        with self._lock:
+            image = StoredImage(message, stamp, frame_id, received_ns, self.frames_in)
+            self.frames_in += 1
+            if self._matcher.add_image(stamp, image):
+                self._on_jump("image")
+                self._newest_image_ns = stamp
+            self._newest_image_ns = max(self._newest_image_ns, stamp)
+            self._collect()
+
+    def on_sweep(self, sensor: int, message: Union[LidarSweep, Any]) -> None:
+        """Store a sensor_msgs/PointCloud2, or a sweep that is decoded already, of the LiDAR with that index."""
+        try:
+            sweep = StoredSweep(message, self._config.lidar, self._offsets_ns[sensor])
+        except MessageError as error:
+            self.on_bad_message("points", error)
+            return
+        with self._lock:
+            if self._matcher.add_sweep(sensor, sweep.stamp_ns, sweep):
+                self._on_jump(f"lidar_{sensor}")
+            self._collect()
+
+    def on_transforms(self, transforms: Union[Iterable[StampedTransform], Any], static: bool) -> None:
+        """Store a tf2_msgs/TFMessage, or transforms that are decoded already; a bad one does not cost the others."""
+        for item in getattr(transforms, "transforms", transforms):
+            try:
+                found = [item] if isinstance(item, StampedTransform) else messages.transforms_of(_TransformList([item]))
+                for transform in found:
+                    self._tree.add(transform, static)
+            except (MessageError, TransformError) as error:
+                self.on_bad_message("tf", error)
+
+    def on_bad_message(self, role: str, error: MfRosError) -> None:
+        """Count a message that could not even be read; ``role`` is one of image, camera_info, points, tf."""
+        reason = _REASON_OF_ROLE[role]
+        if role == "image":
+            with self._lock:
+                self.frames_in += 1
+            self._drop(reason, str(error))
+        else:
+            self._warn(reason, str(error))
+
+    def ready(self, flush: bool = False, latest: bool = False) -> List[FrameSet]:
+        """Sets that can be processed now, oldest first.
+
+        An image waits up to ``sync.max_wait_s`` of stamp time for its sweeps, its camera_info and its transforms.
+
+        Args:
+            flush: no more messages will come, so nothing waits any longer.
+            latest: only the newest set that can be processed; older ones are dropped as stale.
+        """
+        with self._lock:
+            self._collect(flush)
+            waiting = list(self._matched)
+        if latest:
+            newest = next((i for i in reversed(range(len(waiting))) if flush or self._is_ready(waiting[i])), -1)
+            taken = waiting[: newest + 1]
+        else:
+            blocked = next((i for i, each in enumerate(waiting) if not (flush or self._is_ready(each))), len(waiting))
+            taken = waiting[:blocked]
+        with self._lock:
+            # The callbacks may have thrown out sets meanwhile, which are counted then.
+            present = {id(each) for each in self._matched}
+            taken = [each for each in taken if id(each) in present]
+            gone = {id(each) for each in taken}
+            self._matched = deque(each for each in self._matched if id(each) not in gone)
+            current = [each for each in taken if each.epoch == self._epoch]
+        if len(taken) > len(current):
+            self._drop(reasons.TIME_JUMP, _MATCHER_TEXTS[reasons.TIME_JUMP], len(taken) - len(current))
+        if latest and len(current) > 1:
+            self._drop(reasons.STALE, "A newer image was ready before this one was begun.", len(current) - 1)
+            current = current[-1:]
+        return current
+
+    def process(self, frame_set: FrameSet) -> Optional[DepthResult]:
+        """Dense depth of one set; None when that is impossible, which is counted in ``dropped``."""
+        try:
+            result = self._processor.process(frame_set)
+        except DropError as drop:
+            stamp = frame_set.image.stamp_ns / 1e9
+            self._drop(drop.reason, f"Image at {stamp:.3f} s: {drop}")
+            return None
+        self.latency.add(result.timings_ms)
+        self.frames_out += 1
+        return result
+
+    def abandon(self, reason: str, text: str) -> None:
+        """Drop every image that still waits."""
+        with self._lock:
+            self._collect(flush=True)
+            count = len(self._matched)
+            self._matched.clear()
+        if count:
+            self._drop(reason, text, count)
+
+    def _is_ready(self, frame_set: FrameSet) -> bool:
+        """Whether nothing that may still come could change the result, or waiting has taken long enough."""
+        image = frame_set.image
+        waited_ns = self._newest_image_ns - image.stamp_ns
+        before_jump = frame_set.epoch != self._epoch or waited_ns < -_JUMP_NS
+        if before_jump or waited_ns >= self._config.sync.max_wait_s * 1e9:
+            return True
+        info = self._infos.find(image.stamp_ns)
+        if info is None:
+            return False
+        frame_id = image.frame_id or messages.frame_id_of(info.header)
+        try:
+            sweeps = [None if stored is None else stored.sweep() for stored in frame_set.sweeps]
+        except MessageError:
+            return True  # processing says what is wrong with it
+        if not all(
+            sweep is None or self._tree.can_lookup(frame_id, sweep.frame_id, image.stamp_ns) for sweep in sweeps
+        ):
+            return False
+        # Only the stamp and the frame are read, and decoding the image can wait.
+        frame = cast(CameraFrame, replace(image, frame_id=frame_id))
+        return not motion_wanted(sweeps, frame, self._tree, self._config.lidar)
+
+    def _collect(self, flush: bool = False) -> None:
+        for match in self._matcher.pop(flush):
+            self._matched.append(FrameSet(match.image, match.sweeps, match.dts_ns, self._epoch))
+        overflow = len(self._matched) - self._config.sync.queue_size
+        for _ in range(overflow if not flush else 0):
+            self._matched.popleft()
+            self._drop(reasons.STALE, "More images than sync.queue_size waited for transforms or for processing.")
+        for reason, count in self._matcher.counters.items():
+            new = count - self._counted.get(reason, 0)
+            self._counted[reason] = count
+            if new and reason in (reasons.NO_LIDAR, reasons.QUEUE_FULL, reasons.TIME_JUMP):
+                self._drop(reason, self._no_lidar_text() if reason == reasons.NO_LIDAR else _MATCHER_TEXTS[reason], new)
+            elif new:
+                self._warn(reason, "LiDAR sweeps were let go before an image came that they fit.", new)
+
+    def _no_lidar_text(self) -> str:
+        miss = self._matcher.nearest_miss_ns
+        if miss is None:
+            return "No sweep was received: check the LiDAR's topic."
+        far = miss / 1e9
+        hint = "the two clocks differ" if far > 60.0 else "raise sync.tolerance_s or set sync.lidar_offset_s"
+        return f"No sweep within sync.tolerance_s of the image (the nearest so far was {far:.3f} s away): {hint}."
+
+    def _on_jump(self, stream: str) -> None:
+        """A stream went back in time; the first to do so starts a new epoch, the others follow into it."""
+        if self._stream_epoch.get(stream, 0) < self._epoch:
+            self._stream_epoch[stream] = self._epoch
+            return
+        self._epoch += 1
+        self._stream_epoch[stream] = self._epoch
+        self._tree.reset_dynamic()
+
+    def _drop(self, reason: str, text: str, count: int = 1) -> None:
+        self._log(self.dropped, reason, text)
+        self.dropped.add(reason, text, count)
+
+    def _warn(self, reason: str, text: str, count: int = 1) -> None:
+        self._log(self.warnings, reason, text)
+        self.warnings.add(reason, text, count)
+
+    @staticmethod
+    def _log(counter: ReasonCounter, reason: str, text: str) -> None:
+        # Each reason is told once; the counters have the rest.
+        level = logging.DEBUG if reason in counter.counts else logging.WARNING
+        _log.log(level, "%s: %s", reason, text)
+
+
+@dataclass(frozen=True)
+class _TransformList:
+    """A TFMessage of some of the transforms of another."""
+
+    transforms: List[Any]
