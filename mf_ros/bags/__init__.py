@@ -1,0 +1,15 @@
+"""Recorded data in and out: bags of every kind as a stream of messages, topics guessed, results as MCAP."""
+
+from mf_ros.bags.reader import RecordedMessage, Recording, TopicInfo, open_recording
+from mf_ros.bags.topics import TopicChoice, choose_topics
+from mf_ros.bags.writer import McapWriter
+
+__all__ = [
+    "McapWriter",
+    "RecordedMessage",
+    "Recording",
+    "TopicChoice",
+    "TopicInfo",
+    "choose_topics",
+    "open_recording",
+]

@@ -1,0 +1,204 @@
+"""ROS 2 message objects out of arrays, for the serialiser of rosbags."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.transforms import StampedTransform, quaternion_of
+from mf_ros.core.types import AnyArray, DoubleArray, LidarSweep
+from mf_ros.errors import MessageError
+
+_UINT16, _FLOAT32 = 4, 7
+_ENCODINGS: Dict[Tuple[str, int], Tuple[str, ...]] = {
+    ("uint8", 1): ("mono8", "8UC1"),
+    ("uint8", 3): ("rgb8", "bgr8", "8UC3"),
+    ("uint8", 4): ("rgba8", "bgra8"),
+    ("uint16", 1): ("mono16", "16UC1"),
+    ("float32", 1): ("32FC1",),
+}
+
+Message = Tuple[str, Any]
+"""Type and object of a message."""
+
+
+class MessageBuilder:
+    """Makes the messages that results consist of.
+
+    Args:
+        store: rosbags typestore of a ROS 2 distribution.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def image(self, image: AnyArray, stamp_ns: int, frame_id: str, encoding: Optional[str]) -> Message:
+        """sensor_msgs/Image of an array; see `McapWriter.write_image`."""
+        image = np.asarray(image)
+        channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+        known = _ENCODINGS.get((image.dtype.newbyteorder("=").name, channels), ())
+        if not known or (encoding is not None and encoding not in known) or 0 in image.shape:
+            held, wanted = f"{image.shape} {image.dtype}", f" as {encoding}" if encoding else ""
+            raise MessageError(f"An array of {held} cannot be written{wanted} (known: {', '.join(known) or 'none'}).")
+        height, width = image.shape[:2]
+        return "sensor_msgs/msg/Image", self._make(
+            "sensor_msgs/msg/Image",
+            header=self._header(stamp_ns, frame_id),
+            height=height,
+            width=width,
+            encoding=encoding or known[0],
+            is_bigendian=0,
+            step=width * channels * image.dtype.itemsize,
+            data=_bytes_of(image),
+        )
+
+    def compressed_image(self, data: bytes, stamp_ns: int, frame_id: str, image_format: str) -> Message:
+        """sensor_msgs/CompressedImage of an image file's bytes."""
+        return "sensor_msgs/msg/CompressedImage", self._make(
+            "sensor_msgs/msg/CompressedImage",
+            header=self._header(stamp_ns, frame_id),
+            format=image_format,
+            data=np.frombuffer(data, np.uint8),
+        )
+
+    def camera_info(self, camera: CameraModel, stamp_ns: int, frame_id: str) -> Message:
+        """sensor_msgs/CameraInfo of a camera model, with P = K and no baseline."""
+        P = np.zeros((3, 4))
+        P[:, :3] = camera.K
+        window = {"x_offset": 0, "y_offset": 0, "height": 0, "width": 0, "do_rectify": False}
+        return "sensor_msgs/msg/CameraInfo", self._make(
+            "sensor_msgs/msg/CameraInfo",
+            header=self._header(stamp_ns, frame_id),
+            height=camera.height,
+            width=camera.width,
+            distortion_model=camera.distortion_model or "plumb_bob",
+            d=np.array(camera.D, np.float64).reshape(-1),
+            k=np.array(camera.K, np.float64).reshape(9),
+            r=np.array(camera.R, np.float64).reshape(9),
+            p=P.reshape(12),
+            binning_x=0,
+            binning_y=0,
+            roi=self._make("sensor_msgs/msg/RegionOfInterest", **window),
+        )
+
+    def colour_cloud(self, packed: AnyArray, stamp_ns: int, frame_id: str) -> Message:
+        """sensor_msgs/PointCloud2 of (H, W, 4) or (N, 4) float32 x, y, z, rgb; see `McapWriter.write_cloud`."""
+        packed = np.asarray(packed)
+        if packed.dtype != np.float32 or packed.ndim not in (2, 3) or packed.shape[-1] != 4:
+            raise MessageError(f"A cloud is (H, W, 4) or (N, 4) float32, not {packed.shape} {packed.dtype}.")
+        size = packed.shape[:2] if packed.ndim == 3 else (1, len(packed))
+        fields = [(name, 4 * index, _FLOAT32) for index, name in enumerate(("x", "y", "z", "rgb"))]
+        return self._cloud(packed, size, 16, fields, self._header(stamp_ns, frame_id), dense=False)
+
+    def sweep(self, sweep: LidarSweep) -> Message:
+        """sensor_msgs/PointCloud2 of a LiDAR sweep in Velodyne's layout; see `McapWriter.write_points`."""
+        columns: List[Tuple[str, str, int, AnyArray]] = [
+            (name, "<f4", _FLOAT32, sweep.points[:, index]) for index, name in enumerate("xyz")
+        ]
+        if sweep.intensity is not None:
+            columns.append(("intensity", "<f4", _FLOAT32, sweep.intensity))
+        if sweep.ring is not None:
+            columns.append(("ring", "<u2", _UINT16, sweep.ring))
+        if sweep.time_s is not None:
+            columns.append(("time", "<f4", _FLOAT32, sweep.time_s))
+        layout = np.dtype([(name, code) for name, code, _, _ in columns])
+        points = np.empty(len(sweep), layout)
+        fields = []
+        offset = 0
+        for name, code, datatype, values in columns:
+            points[name] = values
+            fields.append((name, offset, datatype))
+            offset += np.dtype(code).itemsize
+        header = self._header(sweep.stamp_ns, sweep.frame_id)
+        return self._cloud(points, (1, len(sweep)), layout.itemsize, fields, header, dense=True)
+
+    def transforms(self, transforms: Sequence[StampedTransform]) -> Message:
+        """tf2_msgs/TFMessage of one transform or more."""
+        if not transforms:
+            raise MessageError("A transform message needs at least one transform.")
+        stamped = [
+            self._make(
+                "geometry_msgs/msg/TransformStamped",
+                header=self._header(transform.stamp_ns, transform.parent),
+                child_frame_id=transform.child,
+                transform=self._make(
+                    "geometry_msgs/msg/Transform",
+                    translation=self._vector("Vector3", transform.T_parent_child[:3, 3]),
+                    rotation=self._quaternion(transform.T_parent_child),
+                ),
+            )
+            for transform in transforms
+        ]
+        return "tf2_msgs/msg/TFMessage", self._make("tf2_msgs/msg/TFMessage", transforms=stamped)
+
+    def odometry(self, pose: StampedTransform) -> Message:
+        """nav_msgs/Odometry of a pose, with zero twist and zero (unknown) covariances."""
+        zero = np.zeros(3)
+        covariance = np.zeros(36)
+        T = pose.T_parent_child
+        place = self._make(
+            "geometry_msgs/msg/Pose", position=self._vector("Point", T[:3, 3]), orientation=self._quaternion(T)
+        )
+        twist = self._make(
+            "geometry_msgs/msg/Twist", linear=self._vector("Vector3", zero), angular=self._vector("Vector3", zero)
+        )
+        return "nav_msgs/msg/Odometry", self._make(
+            "nav_msgs/msg/Odometry",
+            header=self._header(pose.stamp_ns, pose.parent),
+            child_frame_id=pose.child,
+            pose=self._make("geometry_msgs/msg/PoseWithCovariance", pose=place, covariance=covariance),
+            twist=self._make("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=covariance),
+        )
+
+    def _make(self, msgtype: str, **fields: Any) -> Any:
+        return self._store.types[msgtype](**fields)
+
+    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        seconds, nanoseconds = divmod(int(stamp_ns), 10**9)
+        stamp = self._make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+        return self._make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+    def _vector(self, name: str, xyz: AnyArray) -> Any:
+        x, y, z = (float(value) for value in xyz)
+        return self._make(f"geometry_msgs/msg/{name}", x=x, y=y, z=z)
+
+    def _quaternion(self, T: DoubleArray) -> Any:
+        x, y, z, w = quaternion_of(T)
+        return self._make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+    def _cloud(
+        self,
+        points: AnyArray,
+        size: Tuple[int, int],
+        point_step: int,
+        fields: Sequence[Tuple[str, int, int]],
+        header: Any,
+        *,
+        dense: bool,
+    ) -> Message:
+        listed = [
+            self._make("sensor_msgs/msg/PointField", name=name, offset=offset, datatype=datatype, count=1)
+            for name, offset, datatype in fields
+        ]
+        height, width = size
+        return "sensor_msgs/msg/PointCloud2", self._make(
+            "sensor_msgs/msg/PointCloud2",
+            header=header,
+            height=height,
+            width=width,
+            fields=listed,
+            is_bigendian=False,
+            point_step=point_step,
+            row_step=point_step * width,
+            data=_bytes_of(points),
+            is_dense=dense,
+        )
+
+
+def _bytes_of(array: AnyArray) -> AnyArray:
+    """The little-endian bytes of an array, without a copy where they lie so in memory already."""
+    if array.dtype.fields is None:
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
