@@ -1,0 +1,153 @@
+"""Sun, sky and shadows: what light reaches a point, looked up in maps that are cast once per stretch of road."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from mf_ros.core.types import DoubleArray, FloatArray
+from mf_ros.simulate.geometry import Solid, cast_rays, tile_order
+from mf_ros.simulate.scene import Material, Scene
+from mf_ros.simulate.textures import NoiseTile, sample
+
+SUN_COLOUR: FloatArray = np.array([3.5, 3.1, 2.55], np.float32)
+SKY_COLOUR: FloatArray = np.array([0.62, 0.8, 1.12], np.float32)
+HAZE_COLOUR: FloatArray = np.array([0.86, 0.94, 1.03], np.float32)
+_ZENITH: FloatArray = np.array([0.17, 0.37, 0.86], np.float32)
+_STRETCH_M = 30.0
+_FAR = np.float32(1e4)
+
+
+class ShadowMap:
+    """Distance from far away along one direction to the first surface, on a grid across that direction."""
+
+    def __init__(
+        self, solids: Sequence[Solid], towards: FloatArray, low: DoubleArray, high: DoubleArray, cell_m: float
+    ) -> None:
+        up = np.array([0.0, 0.0, 1.0])
+        right = np.cross(up, towards)
+        right /= np.linalg.norm(right)
+        self._axes = np.stack([right, np.cross(towards, right), towards]).astype(np.float32)
+        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+        seen = corners @ self._axes.T.astype(np.float64)
+        self._origin = seen.min(axis=0)[:2].astype(np.float32)
+        self._top = np.float32(seen[:, 2].max() + 60.0)
+        self._cell = np.float32(cell_m)
+        cols, rows = (int(np.ceil(n / cell_m)) + 1 for n in (seen.max(axis=0) - seen.min(axis=0))[:2])
+        order = tile_order(rows, cols, 16, 16)
+        u = (order % cols).astype(np.float32) * self._cell + self._origin[0]
+        v = (order // cols).astype(np.float32) * self._cell + self._origin[1]
+        origins = u[:, None] * self._axes[0] + v[:, None] * self._axes[1] + self._top * self._axes[2]
+        down = np.broadcast_to(-self._axes[2], origins.shape)
+        hits = cast_rays(solids, origins, down, group=256)
+        table = np.empty(rows * cols, np.float32)
+        table[order] = np.where(np.isfinite(hits.t), hits.t, _FAR)
+        self._table: FloatArray = table.reshape(rows, cols)
+
+    def _locate(self, points: FloatArray) -> Tuple[FloatArray, FloatArray, FloatArray]:
+        at = points @ self._axes.T
+        x = (at[:, 0] - self._origin[0]) / self._cell
+        y = (at[:, 1] - self._origin[1]) / self._cell
+        return x, y, self._top - at[:, 2]
+
+    def sharp(self, points: FloatArray, bias: float) -> FloatArray:
+        """(N,) part of the light that reaches ``points`` (N, 3): four comparisons, blended."""
+        x, y, depth = self._locate(points)
+        rows, cols = self._table.shape
+        inside = (x >= 0) & (y >= 0) & (x < cols - 1) & (y < rows - 1)
+        x, y = np.clip(x, 0, cols - 2), np.clip(y, 0, rows - 2)
+        i, j = x.astype(np.int32), y.astype(np.int32)
+        fx, fy = x - i, y - j
+        flat, base, limit = self._table.reshape(-1), j * cols + i, depth - np.float32(bias)
+        lit = (1 - fy) * ((1 - fx) * (flat[base] > limit) + fx * (flat[base + 1] > limit))
+        base = base + cols
+        lit += fy * ((1 - fx) * (flat[base] > limit) + fx * (flat[base + 1] > limit))
+        return np.where(inside, lit, 1).astype(np.float32)
+
+    def soft(self, points: FloatArray, bias: float, softness: float) -> FloatArray:
+        """(N,) part of the light that reaches ``points`` (N, 3), fading over ``softness`` metres of depth."""
+        x, y, depth = self._locate(points)
+        first = sample(self._table, x, y)
+        return np.asarray(np.clip(1 - (depth - first - np.float32(bias)) / np.float32(softness), 0, 1))
+
+
+class Lighting:
+    """The light of one scene.
+
+    Attributes:
+        noise: the scene's noise tile, shared with its materials.
+    """
+
+    def __init__(self, scene: Scene, cell_m: float = 0.055) -> None:
+        self.noise = NoiseTile(scene.seed)
+        self._scene = scene
+        self._cell = cell_m
+        # Thin and leafy solids would only draw stains in the coarse maps of the sky's light.
+        leafy = scene.material == Material.LEAVES
+        self._bulky = [s for s, skip in zip(scene.solids, leafy) if not skip and s.radius > 0.25]
+        self._baked: Dict[int, Tuple[ShadowMap, List[ShadowMap]]] = {}
+        steep = [(0.5 + 2.1 * k, 1.15) for k in range(3)]
+        flat = [(0.2 + 2 * np.pi * k / 6, 0.5) for k in range(6)]
+        self._sky = np.array(
+            [[np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)] for a, e in steep + flat], np.float32
+        )
+
+    def _maps(self, x: float) -> Tuple[ShadowMap, List[ShadowMap]]:
+        stretch = int(np.floor(x / _STRETCH_M))
+        if stretch not in self._baked:
+            self._baked.clear()
+            low = np.array([stretch * _STRETCH_M - 12.0, -16.0, 0.0])
+            high = np.array([(stretch + 1) * _STRETCH_M + 42.0, 19.0, 14.0])
+            sun = ShadowMap(self._scene.solids, self._scene.sun, low, high, self._cell)
+            self._baked[stretch] = (sun, [ShadowMap(self._bulky, d, low, high, 0.2) for d in self._sky])
+        return self._baked[stretch]
+
+    def light(
+        self, points: FloatArray, normals: FloatArray, leafy: FloatArray, viewer_x: float
+    ) -> Tuple[FloatArray, FloatArray]:
+        """Light on surfaces.
+
+        Args:
+            points: (N, 3) metres.
+            normals: (N, 3) unit, facing the viewer.
+            leafy: (N,) 0 to 1: how much light passes through the surface.
+            viewer_x: where along the road the viewer is; decides which shadow maps are used.
+
+        Returns:
+            (N, 3) linear RGB irradiance, and (N,) the part of the sun that is seen.
+        """
+        sun_map, sky_maps = self._maps(viewer_x)
+        seen = sun_map.sharp(points + normals * np.float32(0.05), 0.06)
+        facing = normals @ self._scene.sun
+        direct = np.maximum(facing, 0) * (1 - leafy) + leafy * (0.3 + 0.45 * np.abs(facing))
+        light = (seen * direct)[:, None] * SUN_COLOUR
+        lifted = points + normals * np.float32(0.3)
+        sky = np.zeros(len(points), np.float32)
+        total = 0.0
+        for direction, table in zip(self._sky, sky_maps):
+            weight = np.maximum(normals @ direction, 0) * (1 - leafy) + leafy * np.float32(0.45)
+            sky += weight * table.soft(lifted, 0.1, 1.5)
+            total += max(float(direction[2]), 0.0)
+        light += (sky / np.float32(total))[:, None] * SKY_COLOUR
+        bounce = np.clip(0.55 - 0.45 * normals[:, 2], 0, 1) * (0.25 + 0.75 * sky / np.float32(total))
+        light += bounce[:, None] * np.array([0.3, 0.27, 0.22], np.float32)
+        return light.astype(np.float32), seen
+
+    def sky(self, directions: FloatArray) -> FloatArray:
+        """(N, 3) linear RGB of the sky along unit ``directions`` (N, 3)."""
+        up = np.clip(directions[:, 2], 0, 1)
+        toward = np.clip(directions @ self._scene.sun, 0, 1)
+        fade = np.exp(-up * np.float32(4.0))[:, None]
+        colour = _ZENITH * (1 - fade) + HAZE_COLOUR * fade
+        colour += (0.25 * toward**6 + 1.2 * toward**200 + 25 * (toward > 0.99965))[:, None] * np.array(
+            [1.0, 0.9, 0.7], np.float32
+        )
+        height = np.maximum(up, 0.03) + np.float32(0.06)
+        u, v = directions[:, 0] / height, directions[:, 1] / height
+        blur = np.float32(0.01) / height
+        clouds = self.noise.fractal(u + 5, v, 1.3, blur, 5) + np.float32(0.1)
+        cover = np.clip(clouds * np.float32(1.3) - np.float32(0.05), 0, 1) * np.clip(up * 9, 0, 1)
+        shade = np.clip(1.12 - 0.3 * clouds, 0.7, 1.15)[:, None] * np.array([1.02, 1.0, 0.98], np.float32)
+        mix = (cover * np.float32(0.9))[:, None]
+        return np.asarray(colour * (1 - mix) + shade * mix, dtype=np.float32)
