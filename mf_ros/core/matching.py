@@ -27,8 +27,6 @@ SWEEP_TIME_JUMP = "sweep_time_jump"
 """The sweep was queued when time jumped backward."""
 
 _JUMP_NS = 1_000_000_000
-# A LiDAR whose clock is farther ahead of the camera's than this does not tell the time.
-_SAME_CLOCK_NS = 10_000_000_000
 # A LiDAR's shortest recent gap between sweeps is trusted after so many.
 _GAPS = 5
 
@@ -217,10 +215,15 @@ class StampMatcher(Generic[ImageT, SweepT]):
         return not follows
 
     def _now(self) -> Optional[int]:
+        """Newest stamp; sweeps far ahead of all images do not count: they are of another clock, or of before a jump."""
         now = self._images.newest
+        if now is None:
+            return None
+        limit = now + self._max_wait_ns + _JUMP_NS
         for queue in self._sweeps:
-            if now is not None and queue.newest is not None and queue.newest - now <= _SAME_CLOCK_NS:
-                now = max(now, queue.newest)
+            below = bisect_right(queue.stamps, limit)
+            if below > 0:
+                now = max(now, queue.stamps[below - 1])
         return now
 
     def _decided(self, stamp_ns: int) -> bool:

@@ -177,8 +177,8 @@ def _require_sizes(width: int, height: int, point_step: int, row_step: int, size
     said = f"width {width}, height {height}, point_step {point_step}, row_step {row_step}"
     if min(width, height, point_step, row_step) < 0 or (width > 0 and height > 0 and row_step < width * point_step):
         raise MessageError(f"{prefix}the point cloud's sizes contradict each other ({said}): check the LiDAR driver.")
-    # Some drivers leave out the padding behind the last row.
-    least = (height - 1) * row_step + width * point_step if width > 0 and height > 0 else 0
+    # Some drivers leave out the padding behind the last of several rows.
+    least = (height - 1) * row_step + (width * point_step if height > 1 else row_step) if width * height > 0 else 0
     if not least <= size <= max(height * row_step, least):
         raise MessageError(
             f"{prefix}the point cloud holds {size} bytes, but {said} describe {height * row_step}: "

@@ -1,0 +1,303 @@
+"""Nearest-stamp matching in the situations that bags and robots bring; stamps in milliseconds for reading."""
+
+from __future__ import annotations
+
+from typing import Iterable, List, Tuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mf_ros.core.config import SyncConfig
+from mf_ros.core.matching import Match, StampMatcher
+from mf_ros.errors import ConfigError
+
+MS = 1_000_000
+CAMERA = "camera"
+# (time of arrival ms, stream: "camera" or the LiDAR's index, stamp ms)
+Event = Tuple[float, object, float]
+
+
+def feed(matcher: StampMatcher, events: Iterable[Event], *, flush: bool = True) -> List[Match]:
+    """Give the messages in the order of their arrival and collect what comes out."""
+    matches: List[Match] = []
+    for _, stream, stamp in sorted(events, key=lambda event: event[0]):
+        if stream == CAMERA:
+            matcher.add_image(round(stamp * MS), stamp)
+        else:
+            matcher.add_sweep(stream, round(stamp * MS), stamp)
+        matches += matcher.pop()
+    return matches + (matcher.pop(flush=True) if flush else [])
+
+
+def camera(count: int, period: float = 1000 / 30, start: float = 0.0, late: float = 0.0) -> List[Event]:
+    return [(start + i * period + late, CAMERA, start + i * period) for i in range(count)]
+
+
+def lidar(count: int, *, sensor: int = 0, period: float = 100.0, start: float = 0.0, late: float = 0.0) -> List[Event]:
+    return [(start + i * period + late, sensor, start + i * period) for i in range(count)]
+
+
+def nearest_distance(stamp: float, sweeps: Iterable[float]) -> float:
+    return min(abs(stamp - sweep) for sweep in sweeps)
+
+
+def assert_nearest(matches: List[Match], events: List[Event]) -> None:
+    sweeps = [stamp for _, stream, stamp in events if stream == 0]
+    for match in matches:
+        assert abs(match.image - match.sweeps[0]) == pytest.approx(nearest_distance(match.image, sweeps), abs=1e-6)
+
+
+def test_every_image_gets_the_nearest_sweep() -> None:
+    events = camera(60) + lidar(21)
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matches = feed(matcher, events)
+    assert len(matches) == 60
+    assert matcher.counters == {}
+    assert_nearest(matches, events)
+    assert [match.stamp_ns for match in matches] == sorted(match.stamp_ns for match in matches)
+
+
+def test_dt_is_the_sweep_minus_the_image() -> None:
+    matcher: StampMatcher = StampMatcher(2, SyncConfig())
+    (match,) = feed(matcher, [(0, 0, 990.0), (1, 1, 1030.0), (2, CAMERA, 1000.0)])
+    assert match.dts_ns == (-10 * MS, 30 * MS)
+    assert match.dt_ns == 30 * MS
+
+
+def test_a_lidar_105_ms_late_loses_no_image() -> None:
+    events = camera(60) + lidar(21, late=105.0)
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matches = feed(matcher, events)
+    assert len(matches) == 60
+    assert matcher.counters == {}
+    assert_nearest(matches, events)
+
+
+def test_a_late_camera_loses_no_image() -> None:
+    events = camera(60, late=500.0) + lidar(21)
+    matches = feed(StampMatcher(1, SyncConfig()), events)
+    assert len(matches) == 60
+    assert_nearest(matches, events)
+
+
+def test_a_slow_camera_pairs_every_image() -> None:
+    events = camera(10, period=1000.0, start=13.0) + lidar(95)
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matches = feed(matcher, events)
+    assert [match.sweeps[0] for match in matches] == [1000.0 * i for i in range(10)]
+    assert matcher.counters == {}
+
+
+def test_an_image_is_decided_as_soon_as_no_later_sweep_can_be_nearer() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matcher.add_image(100 * MS, "image")
+    matcher.add_sweep(0, 80 * MS, "before")
+    assert matcher.pop() == []
+    matcher.add_sweep(0, 130 * MS, "after")
+    (match,) = matcher.pop()
+    assert match.sweeps == ("before",)
+
+
+def test_a_known_rate_spares_the_wait_for_a_sweep_that_must_be_farther() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    feed(matcher, lidar(10))
+    matcher.add_image(905 * MS, "just after a sweep")
+    assert [match.sweeps for match in matcher.pop()] == [(900.0,)]
+    matcher.add_image(940 * MS, "the next sweep may be as near")
+    assert matcher.pop() == []
+
+
+def test_a_lidar_that_stops_is_left_out_after_the_longest_wait() -> None:
+    config = SyncConfig(max_wait_s=0.2)
+    events = camera(60) + lidar(21) + lidar(5, sensor=1, start=3.0)
+    matcher: StampMatcher = StampMatcher(2, config)
+    matches = feed(matcher, events)
+    assert len(matches) == 60
+    assert matcher.counters == {}
+    assert all(match.sweeps[0] is not None for match in matches)
+    # The second LiDAR's last stamp is 403 ms; the tolerance is 60 ms.
+    assert all((match.sweeps[1] is not None) == (match.image <= 463.0) for match in matches)
+
+
+def test_the_wait_is_measured_in_stamps() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig(max_wait_s=0.2))
+    matcher.add_sweep(0, 90 * MS, "sweep")
+    matcher.add_image(100 * MS, "image")
+    matcher.add_image(299 * MS, "later")
+    assert matcher.pop() == []
+    matcher.add_image(300 * MS, "latest")
+    assert [match.image for match in matcher.pop()] == ["image"]
+
+
+def test_without_any_lidar_images_are_dropped_as_no_lidar() -> None:
+    matcher: StampMatcher = StampMatcher(2, SyncConfig())
+    assert feed(matcher, camera(60)) == []
+    assert matcher.counters == {"no_lidar": 60}
+    assert matcher.nearest_miss_ns is None
+
+
+def test_clocks_that_never_overlap_drop_all_and_tell_how_far_they_are() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    a_year = 365 * 86_400_000.0
+    events = camera(60) + [(arrival, stream, stamp + a_year) for arrival, stream, stamp in lidar(20)]
+    assert feed(matcher, events) == []
+    assert matcher.counters == {"no_lidar": 60}
+    assert matcher.nearest_miss_ns == pytest.approx(a_year * MS, rel=1e-6)
+
+
+def test_zero_lidars_match_at_once() -> None:
+    matcher: StampMatcher = StampMatcher(0, SyncConfig())
+    matcher.add_image(5 * MS, "image")
+    assert [(match.image, match.sweeps, match.dt_ns) for match in matcher.pop()] == [("image", (), 0)]
+
+
+def test_sweeps_farther_than_the_tolerance_are_not_used() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig(tolerance_s=0.02))
+    matches = feed(matcher, [(0, 0, 100.0), (1, CAMERA, 120.0), (2, CAMERA, 121.0), (3, 0, 200.0)])
+    assert [match.image for match in matches] == [120.0]
+    assert matcher.counters == {"no_lidar": 1}
+    assert matcher.nearest_miss_ns == 21 * MS
+
+
+def test_each_lidar_has_its_own_offset() -> None:
+    config = SyncConfig(lidar_offset_s=(0.05, -1.0), tolerance_s=0.01)
+    matcher: StampMatcher = StampMatcher(2, config)
+    (match,) = feed(matcher, [(0, 0, 1950.0), (1, 1, 3004.0), (2, CAMERA, 2000.0)])
+    assert match.sweeps == (1950.0, 3004.0)
+    assert match.dts_ns == (0, 4 * MS)
+
+
+def test_sweeps_out_of_order_are_found() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    events = [(0, CAMERA, 100.0), (1, 0, 0.0), (2, 0, 200.0), (3, 0, 101.0), (4, CAMERA, 133.0), (5, CAMERA, 400.0)]
+    matches = feed(matcher, events, flush=False)
+    assert [(match.image, match.sweeps[0]) for match in matches] == [(100.0, 101.0), (133.0, 101.0)]
+
+
+def test_images_out_of_order_come_out_in_order() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    events = [(0, CAMERA, 66.0), (1, CAMERA, 33.0), (2, CAMERA, 100.0), (3, 0, 60.0), (4, 0, 160.0)]
+    assert [match.image for match in feed(matcher, events)] == [33.0, 66.0, 100.0]
+
+
+def test_the_earlier_of_two_equally_near_sweeps_is_taken() -> None:
+    matches = feed(StampMatcher(1, SyncConfig()), [(0, 0, 50.0), (1, 0, 150.0), (2, CAMERA, 100.0)])
+    assert [match.sweeps for match in matches] == [(50.0,)]
+
+
+@pytest.mark.parametrize("late", [0.0, 105.0])
+def test_a_looped_bag_goes_on_matching(late: float) -> None:
+    length = 5000.0
+    once = camera(150) + lidar(50, late=late)
+    events = [(arrival + turn * length, stream, stamp) for turn in range(3) for arrival, stream, stamp in once]
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matches = feed(matcher, events)
+    assert matcher.time_jumps == 2
+    # Images that still waited when the bag restarted are lost: at most max_wait's worth for each turn.
+    lost = 450 - len(matches)
+    assert lost == sum(n for reason, n in matcher.counters.items() if not reason.startswith("sweep_"))
+    assert lost <= 2 * 7
+    for match in matches:
+        assert abs(match.dt_ns) <= 51 * MS
+
+
+def test_a_jump_is_reported_once() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    assert not matcher.add_image(100_000 * MS, "old")
+    assert not matcher.add_sweep(0, 100_000 * MS, "old")
+    assert matcher.add_image(0, "new")
+    assert not matcher.add_sweep(0, 100_100 * MS, "in flight")
+    assert not matcher.add_sweep(0, 10 * MS, "new")
+    assert [(match.image, match.sweeps) for match in matcher.pop()] == [("new", ("new",))]
+    assert matcher.counters == {"time_jump": 1, "sweep_time_jump": 2}
+
+
+def test_a_stamp_a_little_back_is_no_jump() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matcher.add_image(2000 * MS, "b")
+    assert not matcher.add_image(1000 * MS, "a")
+    assert matcher.counters == {}
+
+
+def test_queues_are_bounded_and_what_they_lose_is_counted() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig(queue_size=5, max_wait_s=100.0))
+    for index in range(12):
+        matcher.add_image(index * MS, index)
+    for index in range(9):
+        matcher.add_sweep(0, index * MS, index)
+    assert matcher.pending() == 5
+    assert matcher.counters == {"queue_full": 7, "sweep_queue_full": 4}
+
+
+def test_latest_takes_the_newest_complete_set_and_counts_the_rest() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    for stamp in (0, 33, 66, 100, 133):
+        matcher.add_image(stamp * MS, stamp)
+    assert matcher.latest() is None
+    matcher.add_sweep(0, 0, "first")
+    matcher.add_sweep(0, 100 * MS, "second")
+    match = matcher.latest()
+    assert match is not None and (match.image, match.sweeps) == (100, ("second",))
+    assert matcher.counters == {"stale": 3}
+    assert matcher.pending() == 1
+    assert matcher.latest() is None
+
+
+def test_latest_drops_images_without_lidar_too() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig(max_wait_s=0.2))
+    for stamp in range(0, 400, 40):
+        matcher.add_image(stamp * MS, stamp)
+        assert matcher.latest() is None
+    assert matcher.counters == {"no_lidar": 5}
+    assert matcher.pending() == 5
+
+
+def test_ages_tell_which_input_is_missing() -> None:
+    matcher: StampMatcher = StampMatcher(2, SyncConfig())
+    matcher.add_image(1000 * MS, "image")
+    matcher.add_sweep(1, 900 * MS, "sweep")
+    assert matcher.ages_s(2000 * MS) == {"image": 1.0, "lidar_0": None, "lidar_1": pytest.approx(1.1)}
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="1 values for 2 LiDARs"):
+        StampMatcher(2, SyncConfig(lidar_offset_s=(0.1,)))
+    with pytest.raises(ConfigError, match="queue_size"):
+        StampMatcher(1, SyncConfig(queue_size=0))
+
+
+events_strategy = st.lists(
+    st.tuples(st.sampled_from([CAMERA, 0, 1]), st.integers(0, 3000), st.sampled_from(["pop", "latest", "keep"])),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=events_strategy, queue_size=st.integers(1, 10))
+def test_every_image_is_matched_counted_or_pending_whatever_arrives(events: list, queue_size: int) -> None:
+    def run() -> Tuple[list, dict]:
+        matcher: StampMatcher = StampMatcher(2, SyncConfig(queue_size=queue_size))
+        matches: List[Match] = []
+        images = 0
+        for stream, stamp, action in events:
+            if stream == CAMERA:
+                images += 1
+                matcher.add_image(stamp * MS, stamp)
+            else:
+                matcher.add_sweep(stream, stamp * MS, stamp)
+            if action == "pop":
+                matches += matcher.pop()
+            elif action == "latest":
+                match = matcher.latest()
+                matches += [] if match is None else [match]
+            dropped = sum(n for reason, n in matcher.counters.items() if not reason.startswith("sweep_"))
+            assert images == len(matches) + dropped + matcher.pending()
+        matches += matcher.pop(flush=True)
+        assert matcher.pending() == 0
+        for match in matches:
+            assert any(sweep is not None for sweep in match.sweeps)
+            assert all(dt is None or abs(dt) <= 60 * MS for dt in match.dts_ns)
+        return matches, matcher.counters
+
+    assert run() == run()
