@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mf_ros.cli.doctor import Finding, diagnose, render
+from mf_ros.cli.doctor import diagnose, render
 from mf_ros.cli.environment import Facts, Module, Script, gather, probe, shebang
+from mf_ros.findings import Finding
 
 HEALTHY_MODULES = {
     name: Module(version)

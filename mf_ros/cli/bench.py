@@ -21,7 +21,7 @@ WHAT = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Bench(Options):
     """Measure how fast the parts run on one core of this machine, on a simulated street.
 

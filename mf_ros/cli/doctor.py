@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Iterator, List, Literal, Tuple
+from typing import Iterator, List, Tuple
 
 from mf_ros import __version__
 from mf_ros.cli.environment import Facts, gather
 from mf_ros.cli.options import FINDINGS, OK, Options, print_json
-
-Severity = Literal["error", "warning", "note"]
+from mf_ros.findings import Finding, has_errors, lines_of, worst_first
 
 # What each optional module is for, and how it is installed.
 EXTRAS = {
@@ -23,22 +22,7 @@ EXTRAS = {
 BASE = {"numpy": "numpy", "yaml": "pyyaml", "tyro": "tyro", "rich": "rich"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or worth knowing, with what to do.
-
-    Attributes:
-        severity: "error" stops something from working, "warning" may surprise, "note" is for information.
-        text: what is the case.
-        advice: what to do.
-    """
-
-    severity: Severity
-    text: str
-    advice: str
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Doctor(Options):
     """Say what is wrong with this installation and what to do: packages, GPU, ROS, virtual environment.
 
@@ -63,14 +47,13 @@ class Doctor(Options):
             )
         else:
             print(render(facts, findings))
-        return FINDINGS if any(finding.severity == "error" for finding in findings) else OK
+        return FINDINGS if has_errors(findings) else OK
 
 
 def diagnose(facts: Facts) -> List[Finding]:
     """All findings about an installation, the worst first."""
     rules = (_python, _packages, _onnxruntime, _numpy_and_cv_bridge, _ros, _rclpy, _scripts)
-    findings = [finding for rule in rules for finding in rule(facts)]
-    return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
+    return worst_first(finding for rule in rules for finding in rule(facts))
 
 
 def render(facts: Facts, findings: List[Finding]) -> str:
@@ -89,10 +72,7 @@ def render(facts: Facts, findings: List[Finding]) -> str:
         providers = f"  providers: {', '.join(module.providers)}" if module.providers else ""
         lines.append(f"{name:<12} {state}{providers}")
     lines.append("")
-    if not findings:
-        lines.append("Nothing is wrong.")
-    for finding in findings:
-        lines += [f"{finding.severity}: {finding.text}", f"    {finding.advice}"]
+    lines += lines_of(findings) or ["Nothing is wrong."]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 Advance = Callable[[float], None]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Options:
     """Options that every subcommand takes."""
 
