@@ -13,6 +13,8 @@ from mf_ros.errors import TransformError
 
 _KNOT_S = 1e-3
 _MAX_KNOTS = 4096
+_STEPS = 100
+_MAX_TABLE = 2**17
 
 
 def deskew(
@@ -21,7 +23,7 @@ def deskew(
     """Points as the camera sees them at the image's time, though the LiDAR moved while it measured them.
 
     Each point goes through ``T_camera(image)_fixed · T_fixed_lidar(point's time)``. The poses are looked up every
-    millisecond and the matrices blended linearly in between (under 0.01 mm at 100 m and 1 rad/s).
+    millisecond and blended linearly to steps of 10 microseconds (0.5 mm at 100 m and 1 rad/s).
 
     Returns:
         (N, 3) float32 metres in the camera's optical frame at ``image_stamp_ns``, in the sweep's order. A sweep
@@ -40,14 +42,9 @@ def deskew(
     T_camera_lidar = np.matmul(T_camera_fixed, tree.lookup_many(fixed_frame, sweep.frame_id, stamps))
     if len(knots_s) == 1:
         return _transformed(sweep.points, T_camera_lidar[0])
-    position = (times - np.float32(first)) * np.float32((len(knots_s) - 1) / (knots_s[-1] - knots_s[0]))
-    knot = np.clip(position.astype(np.int32), 0, len(knots_s) - 2)
-    part = (position - knot)[:, None]
-    pose = T_camera_lidar[:, :3, :].reshape(-1, 12).astype(np.float32)
-    step = np.diff(T_camera_lidar[:, :3, :].reshape(-1, 12), axis=0).astype(np.float32)
-    T = np.take(step, knot, axis=0)
-    T *= part
-    T += np.take(pose, knot, axis=0)
+    table = _blended(T_camera_lidar[:, :3, :].reshape(-1, 12))
+    position = (times - np.float32(first)) * np.float32((len(table) - 1) / (last - first))
+    T = np.take(table, np.clip(np.rint(position), 0, len(table) - 1).astype(np.intp), axis=0)
     x, y, z = sweep.points.T
     moved: FloatArray = np.empty((len(sweep), 3), np.float32)
     for axis in range(3):
@@ -62,6 +59,14 @@ def _knots(first: float, last: float) -> DoubleArray:
         return np.array([first])
     count = min(int(np.ceil((last - first) / _KNOT_S)) + 1, _MAX_KNOTS)
     return np.linspace(first, last, count)
+
+
+def _blended(poses: DoubleArray) -> FloatArray:
+    """(K, 12) matrices with linear steps put in between, so that each point needs to fetch only one of them."""
+    steps = max(1, min(_STEPS, _MAX_TABLE // len(poses)))
+    part = (np.arange(steps) / steps)[:, None]
+    between = poses[:-1, None, :] + part * np.diff(poses, axis=0)[:, None, :]
+    return np.concatenate([between.reshape(-1, poses.shape[1]), poses[-1:]]).astype(np.float32)
 
 
 def _transformed(points: FloatArray, T: DoubleArray) -> FloatArray:
