@@ -88,8 +88,10 @@ class MessageTypes:
         reason = "the bag has no definition of it"
         if msgtype in self._definitions:
             try:
-                types = _parse(msgtype, self._definitions[msgtype])
-                return self._register(types)
+                store = self._register(_parse(msgtype, self._definitions[msgtype]))
+                # Fails now rather than at each message when the definition names types that it does not define.
+                store.get_msgdef(msgtype)
+                return store
             except (typesys.TypesysError, *DAMAGED_DATA) as error:
                 reason = f"its definition in the bag cannot be used ({_first_line(error)})"
         if msgtype in self._standard.fielddefs:

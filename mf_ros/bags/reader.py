@@ -25,7 +25,7 @@ class TopicInfo:
         name: topic name.
         msgtype: ``package/msg/Type``, also for ROS 1 recordings.
         count: number of messages the recording lists.
-        rate_hz: messages per second over the whole recording; 0 when it has no duration.
+        rate_hz: messages per second over the whole recording; 0 for a single message.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Recording:
         topics = []
         for name, channels in sorted(by_name.items()):
             count = sum(channel.count for channel in channels)
-            rate = count / self.duration_s if self.duration_s > 0 else 0.0
+            rate = max(count - 1, 0) / self.duration_s if self.duration_s > 0 else 0.0
             topics.append(TopicInfo(name, max(channels, key=lambda c: c.count).msgtype, count, rate))
         return topics
 
