@@ -36,7 +36,7 @@ def _leaf_volume() -> FloatArray:
 _LEAVES = _leaf_volume()
 
 
-def leaf_noise(x: FloatArray, y: FloatArray, z: FloatArray, cell_m: float = _LEAF_CELL_M) -> FloatArray:
+def leaf_noise(x: AnyArray, y: AnyArray, z: AnyArray, cell_m: float = _LEAF_CELL_M) -> FloatArray:
     """Uniformly distributed noise in [0, 1] fixed in the world, for arrays of coordinates of any one shape."""
     scale = np.float32(1.0 / cell_m)
     index = [np.floor(c * scale).astype(np.int32) & (_LEAF_CELLS - 1) for c in (x, y, z)]
@@ -73,8 +73,8 @@ def _leafy(t: FloatArray, o: Rays, d: Rays, density: float) -> FloatArray:
     """The distances t (N,), inf where the surface has a hole between its leaves."""
     reach = np.where(np.isfinite(t), t, 0)
     x, y, z = (o[i] + reach * d[i] for i in range(3))
-    kept = 0.6 * leaf_noise(x, y, z) + 0.4 * leaf_noise(x, y, z, 4 * _LEAF_CELL_M) < density
-    return np.where(kept, t, MISS)
+    fine, coarse = leaf_noise(x, y, z), leaf_noise(x, y, z, 4 * _LEAF_CELL_M)
+    return np.where(np.float32(0.6) * fine + np.float32(0.4) * coarse < density, t, MISS)
 
 
 def _f32(v: Sequence[float] | AnyArray) -> FloatArray:
@@ -95,7 +95,7 @@ class Polyhedron:
         near = np.full(d[0].shape, -MISS, np.float32)
         far = np.full(d[0].shape, MISS, np.float32)
         rel = (o[0] - self.center[0], o[1] - self.center[1], o[2] - self.center[2])
-        for n, lo, hi in zip(self.normals, self._lo, self._hi):
+        for n, lo, hi in zip(self.normals, self._lo, self._hi, strict=True):
             slope = _dot(n, d)
             slope = np.where(np.abs(slope) < 1e-9, np.float32(1e-9), slope)
             base = _dot(n, rel)
@@ -280,7 +280,7 @@ class Panel:
         u = self.along[0] * p[0] + self.along[1] * p[1] + np.float32(self.length / 2)
         v = p[2] + np.float32(self.height / 2)
         inside = (u >= 0) & (u <= self.length) & (v >= 0) & (v <= self.height) & (t > _EPS)
-        return np.where(inside & self._solid(u, v), t, MISS)
+        return np.where(inside & self._solid(u, v), t, MISS).astype(np.float32)
 
     def _solid(self, u: FloatArray, v: FloatArray) -> BoolArray:
         with np.errstate(invalid="ignore"):
@@ -392,7 +392,7 @@ def surface_normals(solids: Sequence[Solid], hits: Hits, points: FloatArray) -> 
     normals = np.zeros_like(points)
     order = np.argsort(hits.solid, kind="stable")
     ids, starts = np.unique(hits.solid[order], return_index=True)
-    for i, rows in zip(ids, np.split(order, starts[1:])):
+    for i, rows in zip(ids, np.split(order, starts[1:]), strict=True):
         if i >= 0:
             normals[rows] = solids[i].normal(points[rows])
     return normals

@@ -85,7 +85,7 @@ class Lighting:
         self._cell = cell_m
         # Thin and leafy solids would only draw stains in the coarse maps of the sky's light.
         leafy = scene.material == Material.LEAVES
-        self._bulky = [s for s, skip in zip(scene.solids, leafy) if not skip and s.radius > 0.25]
+        self._bulky = [s for s, skip in zip(scene.solids, leafy, strict=True) if not skip and s.radius > 0.25]
         self._baked: Dict[int, Tuple[ShadowMap, List[ShadowMap]]] = {}
         steep = [(0.5 + 2.1 * k, 1.15) for k in range(3)]
         flat = [(0.2 + 2 * np.pi * k / 6, 0.5) for k in range(6)]
@@ -125,7 +125,7 @@ class Lighting:
         lifted = points + normals * np.float32(0.3)
         sky = np.zeros(len(points), np.float32)
         total = 0.0
-        for direction, table in zip(self._sky, sky_maps):
+        for direction, table in zip(self._sky, sky_maps, strict=True):
             weight = np.maximum(normals @ direction, 0) * (1 - leafy) + leafy * np.float32(0.45)
             sky += weight * table.soft(lifted, 0.1, 1.5)
             total += max(float(direction[2]), 0.0)

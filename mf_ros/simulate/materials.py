@@ -7,7 +7,7 @@ from typing import Callable, Dict
 
 import numpy as np
 
-from mf_ros.core.types import FloatArray, IntArray
+from mf_ros.core.types import AnyArray, BoolArray, FloatArray, IntArray
 from mf_ros.simulate.geometry import leaf_noise
 from mf_ros.simulate.scene import Layout, Material, Scene
 from mf_ros.simulate.textures import NoiseTile, cell_noise, pulse, stripe
@@ -48,7 +48,7 @@ class Look:
     gloss: FloatArray
 
 
-def _mix(a: FloatArray, b: FloatArray | tuple[float, ...], weight: FloatArray) -> FloatArray:
+def _mix(a: AnyArray, b: AnyArray | tuple[float, ...], weight: AnyArray) -> FloatArray:
     w = weight[:, None]
     return np.asarray(a * (1 - w) + np.asarray(b, np.float32) * w, dtype=np.float32)
 
@@ -161,7 +161,7 @@ def _wall(patch: Patch, brick: bool) -> Look:
     return _windows(patch, np.asarray(colour, np.float32), u, z - np.float32(0.9), front)
 
 
-def _windows(patch: Patch, colour: FloatArray, u: FloatArray, v: FloatArray, front: FloatArray) -> Look:
+def _windows(patch: Patch, colour: FloatArray, u: AnyArray, v: AnyArray, front: BoolArray) -> Look:
     pitch, floor, luck = patch.detail[:, 0], patch.detail[:, 1], patch.detail[:, 2]
     fp = patch.size
     level = np.floor(v / floor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -260,12 +261,12 @@ class SceneBuilder:
         for x, y in poles:
             self.add(Cone((x, y, 0), (x, y, height + 0.5), 0.13, 0.1), Material.WOOD, (0.2, 0.15, 0.1), (x, y, 0))
             self.block((x, y, height), (0.1, 1.5, 0.12), Material.WOOD, (0.18, 0.13, 0.09))
-        for (x0, y0), (x1, y1) in zip(poles, poles[1:]):
+        for (x0, y0), (x1, y1) in pairwise(poles):
             for side in (-0.65, 0.65):
                 knots = np.linspace(0, 1, 6)
                 sag = height + 0.08 - 4 * 0.45 * knots * (1 - knots)
-                spots = [(x0 + (x1 - x0) * k, y0 + (y1 - y0) * k + side, z) for k, z in zip(knots, sag)]
-                for a, b in zip(spots, spots[1:]):
+                spots = [(x0 + (x1 - x0) * k, y0 + (y1 - y0) * k + side, z) for k, z in zip(knots, sag, strict=True)]
+                for a, b in pairwise(spots):
                     self.add(Cone(a, b, 0.013), Material.RUBBER, (0.02, 0.02, 0.02))
 
     def fence(self, start: Tuple[float, float], end: Tuple[float, float], height: float, mesh: bool = False) -> None:
@@ -274,7 +275,7 @@ class SceneBuilder:
         pieces = max(1, round(float(np.linalg.norm(b - a)) / 3.0))
         knots = [a + (b - a) * k / pieces for k in range(pieces + 1)]
         colour = (0.3, 0.32, 0.33) if mesh else (0.05, 0.07, 0.06)
-        for p, q in zip(knots, knots[1:]):
+        for p, q in pairwise(knots):
             panel = Panel((*p, 0.0), (*q, 0.0), height, 0.09 if mesh else 0.13, 0.006 if mesh else 0.022, mesh)
             self.add(panel, Material.METAL, colour, (p[0], p[1], 0))
         for p in knots:

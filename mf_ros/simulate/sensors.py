@@ -29,7 +29,7 @@ class Camera:
     def __init__(self, scene: Scene, camera: CameraModel, lighting: Lighting) -> None:
         self._scene, self._camera, self._lighting = scene, camera, lighting
         rays = np.asarray(camera.rays(), np.float32)
-        self._seen: BoolArray = np.isfinite(rays).all(axis=2)
+        self._seen: BoolArray = np.asarray(np.isfinite(rays).all(axis=2))
         rays = np.where(self._seen[..., None], rays, np.array([0, 0, 1], np.float32)).astype(np.float32)
         down, across = np.gradient(rays, axis=(0, 1))
         shifted = np.stack([rays + dx * across + dy * down for dx, dy in _SUBSAMPLES], axis=2)
@@ -123,7 +123,7 @@ class Camera:
             surface[shiny] = self._reflect(surface[shiny], d[shiny], n[shiny], look.gloss[shiny], sun_seen[shiny])
         haze = np.exp(-t / np.float32(scene.haze_m))[:, None]
         colour[at] = surface * haze + HAZE_COLOUR * np.float32(0.9) * (1 - haze)
-        return colour
+        return np.asarray(colour)
 
     def _reflect(
         self, surface: FloatArray, d: FloatArray, n: FloatArray, gloss: FloatArray, seen: FloatArray

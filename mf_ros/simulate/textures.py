@@ -25,18 +25,16 @@ class NoiseTile:
         self._tile: FloatArray = smooth[edge : edge + _SIZE + 1, edge : edge + _SIZE + 1].copy()
         self._tile *= np.float32(0.55 / self._tile.std())
 
-    def __call__(self, u: FloatArray, v: FloatArray, feature_m: float, footprint: FloatArray) -> FloatArray:
+    def __call__(self, u: AnyArray, v: AnyArray, feature_m: float, footprint: AnyArray) -> FloatArray:
         """(N,) noise at positions u, v (N,) in metres, with blobs of ``feature_m``, faded where a pixel covers them."""
         scale = np.float32(_CELL / feature_m)
         value = sample(self._tile, np.mod(u * scale, _SIZE), np.mod(v * scale, _SIZE))
         value *= np.clip(1.6 - 1.2 * footprint / np.float32(feature_m), 0, 1)
-        return value
+        return np.asarray(value)
 
-    def fractal(
-        self, u: FloatArray, v: FloatArray, feature_m: float, footprint: FloatArray, octaves: int
-    ) -> FloatArray:
+    def fractal(self, u: AnyArray, v: AnyArray, feature_m: float, footprint: AnyArray, octaves: int) -> FloatArray:
         """(N,) sum of ``octaves`` layers, each a third of the size and 0.6 of the strength of the one before."""
-        total = np.zeros_like(u)
+        total = np.zeros(len(u), np.float32)
         strength = 1.0
         for k in range(octaves):
             size = feature_m / 3.1**k
@@ -45,7 +43,7 @@ class NoiseTile:
         return total
 
 
-def sample(table: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+def sample(table: FloatArray, x: AnyArray, y: AnyArray) -> FloatArray:
     """(N,) bilinear values of a (H, W) table at columns x and rows y (N,), clamped at its border."""
     count = len(x)
     rows = -(-count // _WIDTH)
@@ -57,19 +55,19 @@ def sample(table: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def pulse(
-    x: FloatArray, period: FloatArray | float, low: FloatArray | float, high: FloatArray | float, footprint: FloatArray
+    x: AnyArray, period: AnyArray | float, low: AnyArray | float, high: AnyArray | float, footprint: AnyArray
 ) -> FloatArray:
     """(N,) part of a pixel's footprint around x that lies in the stripes [low, high] of every period, exactly."""
     half = footprint * np.float32(0.5)
 
-    def filled(at: FloatArray) -> FloatArray:
+    def filled(at: AnyArray) -> FloatArray:
         whole = np.floor(at / period)
         return np.asarray(whole * (high - low) + np.clip(at - whole * period - low, 0, high - low))
 
     return np.asarray((filled(x + half) - filled(x - half)) / footprint)
 
 
-def stripe(x: FloatArray, low: float, high: float, footprint: FloatArray) -> FloatArray:
+def stripe(x: AnyArray, low: float, high: float, footprint: AnyArray) -> FloatArray:
     """(N,) part of a pixel's footprint around x that lies in the single interval [low, high]."""
     half = footprint * np.float32(0.5)
     covered = np.minimum(x + half, np.float32(high)) - np.maximum(x - half, np.float32(low))
