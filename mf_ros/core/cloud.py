@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mf_ros.core.config import CloudConfig
-from mf_ros.core.types import BoolArray, ByteArray, FloatArray
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class OrganizedCloud:
     @property
     def rgb(self) -> UIntArray:
         """(H, W) uint32 0x00RRGGBB, a view."""
-        return cast(UIntArray, self.packed.view(np.uint32)[..., 3])
+        return self.packed.view(np.uint32)[..., 3]
 
     @property
     def valid(self) -> BoolArray:
@@ -118,7 +118,7 @@ def valid_mask(depth: FloatArray, config: CloudConfig, confidence: Optional[Floa
         ValueError: confidence is not of the depth's size.
     """
     # Comparisons with NaN are False, so invalid depth drops out here; infinite depth is above any maximum.
-    keep = (depth >= np.float32(max(config.min_depth_m, 0.0))) & (depth <= np.float32(config.max_depth_m))
+    keep: BoolArray = (depth >= np.float32(max(config.min_depth_m, 0.0))) & (depth <= np.float32(config.max_depth_m))
     keep &= np.isfinite(depth)
     if confidence is not None and config.min_confidence > 0.0:
         if confidence.shape != depth.shape:
@@ -205,8 +205,9 @@ def voxel_filter(points: FloatArray, colours: ByteArray, voxel_m: float) -> Tupl
     _, cell, count = np.unique(keys, return_inverse=True, return_counts=True)
     cell = cell.reshape(-1)
 
-    def mean(values: FloatArray) -> FloatArray:
-        return cast(FloatArray, np.bincount(cell, weights=values, minlength=len(count)) / count)
+    def mean(values: AnyArray) -> AnyArray:
+        means: AnyArray = np.bincount(cell, weights=values, minlength=len(count)) / count
+        return means
 
     centres = np.stack([mean(points[:, axis]) for axis in range(3)], axis=1).astype(np.float32)
     tints = np.stack([mean(colours[:, channel]) for channel in range(3)], axis=1)

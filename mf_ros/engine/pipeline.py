@@ -200,15 +200,6 @@ class DepthPipeline:
         self.frames_out += 1
         return result
 
-    def abandon(self, reason: str, text: str) -> None:
-        """Drop every image that still waits."""
-        with self._lock:
-            self._collect(flush=True)
-            count = len(self._matched)
-            self._matched.clear()
-        if count:
-            self._drop(reason, text, count)
-
     def _is_ready(self, frame_set: FrameSet) -> bool:
         """Whether nothing that may still come could change the result, or waiting has taken long enough."""
         image = frame_set.image

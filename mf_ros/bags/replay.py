@@ -1,0 +1,310 @@
+"""A recording through the pipeline: dense depth as MCAP, and a summary of how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
+
+from mf_ros import __version__
+from mf_ros.bags.depth_output import DepthOutput
+from mf_ros.bags.interrupt import StopOnSignal
+from mf_ros.bags.reader import RecordedMessage, Recording
+from mf_ros.bags.samples import ReplayReport, SampleKeeper, make_sample
+from mf_ros.bags.topics import TopicChoice
+from mf_ros.bags.writer import McapWriter
+from mf_ros.core.config import Config
+from mf_ros.core.settings import config_to_mapping
+from mf_ros.engine import reasons
+from mf_ros.engine.inputs import FrameSet
+from mf_ros.engine.pipeline import DepthPipeline, DepthResult
+from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.stats import Latency
+from mf_ros.errors import BagError, MessageError
+from mf_ros.evaluation.heldout import HeldOut, score_held_out
+
+_log = logging.getLogger(__name__)
+
+OUTPUT_NAME = "out.mcap"
+SUMMARY_NAME = "summary.json"
+
+TF_TYPE = "tf2_msgs/msg/TFMessage"
+NOT_COPIED = "not_copied"
+
+# Nobody waits for a replay, so it gives late sweeps and transforms more time than a robot can.
+_MIN_WAIT_S = 1.0
+_MIN_QUEUE = 100
+# Latched messages are searched this far ahead, because a recorder may log them after the first images.
+_LOOK_AHEAD_NS = 10_000_000_000
+
+Progress = Callable[[float], None]
+
+
+def replay(
+    recording: Recording,
+    topics: TopicChoice,
+    config: Config,
+    out_dir: Union[str, Path],
+    engine: DepthEngine,
+    *,
+    progress: Optional[Progress] = None,
+    accuracy_every: int = 10,
+) -> ReplayReport:
+    """Run the pipeline over a recording and write ``out.mcap`` and ``summary.json`` into a directory.
+
+    No image is skipped to save time. A message that cannot be used is counted and passed over. On SIGINT or SIGTERM
+    both files are finished with what was done so far; ``summary["interrupted"]`` tells.
+
+    Args:
+        recording: the open recording.
+        topics: what to read.
+        config: settings; waiting times and queues are lengthened, because no robot waits.
+        out_dir: made when it does not exist; files of an earlier run in it are replaced.
+        engine: makes the depth; it also sees the reduced input of the frames that are scored.
+        progress: called with the part done, in [0, 1].
+        accuracy_every: every so many frames the even rings are held out and the engine is scored on them; 0 never.
+
+    Returns:
+        The summary and sample frames for the report.
+
+    Raises:
+        BagError: the output cannot be written.
+        ConfigError: the settings do not fit the number of LiDARs.
+    """
+    folder = Path(out_dir)
+    pipeline = DepthPipeline(_patient(config), engine, len(topics.points), rectified_input=topics.rectified)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise BagError(f"The output directory {folder} cannot be used: {error.strerror}.") from error
+    with StopOnSignal() as signals, McapWriter(folder / OUTPUT_NAME) as writer:
+        run = _Run(pipeline, writer, config, engine, accuracy_every)
+        try:
+            _feed(run, recording, topics, signals, progress)
+        except KeyboardInterrupt:
+            # Only where signals could not be caught, or on the second one.
+            signals.stopped = True
+    unfinished = pipeline.frames_in - pipeline.frames_out - pipeline.dropped.total
+    if unfinished:
+        pipeline.dropped.add(reasons.INTERRUPTED, "The run was stopped before this image was processed.", unfinished)
+    summary = run.summary(recording, topics, interrupted=signals.stopped)
+    write_json(folder / SUMMARY_NAME, summary)
+    return ReplayReport(summary, run.keeper.samples())
+
+
+def write_json(path: Path, value: Dict[str, Any]) -> None:
+    """Write JSON so that the file is either whole or not there.
+
+    Raises:
+        BagError: it cannot be written.
+    """
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            file.write(text)
+        # Temporary files are private to their owner; this one is meant to be read.
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise BagError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+class _Run:
+    """What a replay accumulates; its size does not depend on the length of the recording."""
+
+    def __init__(
+        self, pipeline: DepthPipeline, writer: McapWriter, config: Config, engine: DepthEngine, accuracy_every: int
+    ) -> None:
+        self.pipeline = pipeline
+        self.writer = writer
+        self.keeper = SampleKeeper()
+        self._output = DepthOutput(writer, config)
+        self._config = config
+        self._engine = engine
+        self._accuracy_every = accuracy_every
+        self._accuracy = _Accuracy()
+        self._offset = Latency()
+        self._first_stamp_ns: Optional[int] = None
+        self._last_stamp_ns: Optional[int] = None
+
+    def process(self, frame_set: FrameSet) -> None:
+        """One set through the pipeline into the file."""
+        result = self.pipeline.process(frame_set)
+        if result is None:
+            return
+        self.pipeline.latency.add(self._output.write(result))
+        self._offset.add({f"lidar_{i}": abs(dt) / 1e6 for i, dt in enumerate(result.dt_ns) if dt is not None})
+        number = self.pipeline.frames_out - 1
+        self._first_stamp_ns = result.frame.stamp_ns if self._first_stamp_ns is None else self._first_stamp_ns
+        self._last_stamp_ns = result.frame.stamp_ns
+        wanted = self.keeper.wants(number)
+        held_out = None
+        if self._accuracy_every > 0 and (wanted or number % self._accuracy_every == 0):
+            held_out = self._score(result)
+        if wanted:
+            self.keeper.keep(make_sample(number, result, held_out))
+
+    def copy(self, message: RecordedMessage, content: Any) -> None:
+        """Write an input message to the output as it came."""
+        msgtype = TF_TYPE if message.msgtype.endswith("/tfMessage") else message.msgtype
+        try:
+            self.writer.write_raw(message.topic, content, message.log_ns, msgtype=msgtype)
+        except MessageError as error:
+            self.pipeline.warnings.add(NOT_COPIED, str(error))
+
+    def summary(self, recording: Recording, topics: TopicChoice, *, interrupted: bool) -> Dict[str, Any]:
+        """The content of summary.json."""
+        pipeline = self.pipeline
+        stages = pipeline.latency.summary()
+        return {
+            "version": __version__,
+            "recording": recording.name,
+            "interrupted": interrupted,
+            "damage": recording.damage,
+            "frames_in": pipeline.frames_in,
+            "frames_out": pipeline.frames_out,
+            "dropped": pipeline.dropped.counts,
+            "dropped_messages": pipeline.dropped.texts,
+            "warnings": pipeline.warnings.counts,
+            "warning_messages": pipeline.warnings.texts,
+            "latency_ms": {**stages.pop("total", {"p50": math.nan, "p95": math.nan}), "stages": stages},
+            "camera_lidar_offset_ms": self._offset.summary(),
+            "engine": self._engine.name,
+            "engine_details": self._engine.describe(),
+            "accuracy": self._accuracy.summary(),
+            "topics": dataclasses.asdict(topics),
+            "first_stamp_ns": self._first_stamp_ns,
+            "last_stamp_ns": self._last_stamp_ns,
+            "messages_written": self.writer.counts,
+            "config": config_to_mapping(self._config),
+        }
+
+    def _score(self, result: DepthResult) -> Optional[HeldOut]:
+        frame = result.frame
+        held_out = score_held_out(frame.image, result.points, frame.camera, self._engine, self._config.projection)
+        if held_out is not None:
+            self._accuracy.add(held_out)
+        return held_out
+
+
+class _Accuracy:
+    """Mean of each metric over the scored frames (per frame first, as on the KITTI benchmark)."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._sums: Dict[str, float] = {}
+        self._what = ""
+
+    def add(self, held_out: HeldOut) -> None:
+        self._frames += 1
+        self._what = held_out.what
+        for name, value in held_out.metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def summary(self) -> Optional[Dict[str, Any]]:
+        if self._frames == 0:
+            return None
+        means = {name: value / self._frames for name, value in self._sums.items()}
+        return {"held_out": self._what, "frames": self._frames, **means}
+
+
+def _feed(
+    run: _Run, recording: Recording, topics: TopicChoice, signals: StopOnSignal, progress: Optional[Progress]
+) -> None:
+    """Every message in order, every set as soon as it is complete."""
+    pipeline = run.pipeline
+    for static in _latched(recording, topics.tf_static):
+        pipeline.on_transforms(static, static=True)
+    for info in _latched(recording, (topics.camera_info,), first_only=True):
+        pipeline.on_camera_info(info)
+    span_ns = max(recording.end_ns - recording.start_ns, 1)
+    names = (topics.image, topics.camera_info, *topics.points, *topics.tf, *topics.tf_static)
+    for message in recording.messages(dict.fromkeys(names)):
+        _dispatch(run, message, topics)
+        for frame_set in _until_stopped(pipeline.ready(), signals):
+            run.process(frame_set)
+        if signals.stopped:
+            return
+        if progress is not None:
+            progress((message.log_ns - recording.start_ns) / span_ns)
+    for frame_set in _until_stopped(pipeline.ready(flush=True), signals):
+        run.process(frame_set)
+    if progress is not None and not signals.stopped:
+        progress(1.0)
+
+
+def _until_stopped(sets: List[FrameSet], signals: StopOnSignal) -> Iterator[FrameSet]:
+    for frame_set in sets:
+        if signals.stopped:
+            return
+        yield frame_set
+
+
+def _dispatch(run: _Run, message: RecordedMessage, topics: TopicChoice) -> None:
+    """One message to the callback of its role."""
+    pipeline, topic = run.pipeline, message.topic
+    role = _role(topic, topics)
+    try:
+        content = message.decode()
+    except MessageError as error:
+        pipeline.on_bad_message(role, error)
+        return
+    if role == "image":
+        pipeline.on_image(content, message.log_ns)
+        run.copy(message, content)
+    elif role == "camera_info":
+        pipeline.on_camera_info(content)
+    elif role == "tf":
+        pipeline.on_transforms(content, static=topic in topics.tf_static)
+        run.copy(message, content)
+    else:
+        for sensor, name in enumerate(topics.points):
+            if name == topic:
+                pipeline.on_sweep(sensor, content)
+
+
+def _role(topic: str, topics: TopicChoice) -> str:
+    if topic == topics.image:
+        return "image"
+    if topic == topics.camera_info:
+        return "camera_info"
+    return "points" if topic in topics.points else "tf"
+
+
+def _latched(recording: Recording, names: Iterable[str], first_only: bool = False) -> Iterator[Any]:
+    """Messages of topics that hold from the start although they may be logged a little later."""
+    wanted = list(names)
+    if not wanted:
+        return
+    for message in recording.messages(wanted, stop_ns=recording.start_ns + _LOOK_AHEAD_NS):
+        try:
+            yield message.decode()
+        except MessageError:
+            continue  # counted when its turn comes
+        if first_only:
+            return
+
+
+def _patient(config: Config) -> Config:
+    sync = dataclasses.replace(
+        config.sync,
+        max_wait_s=max(config.sync.max_wait_s, _MIN_WAIT_S),
+        queue_size=max(config.sync.queue_size, _MIN_QUEUE),
+    )
+    return dataclasses.replace(config, sync=sync)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinity, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
