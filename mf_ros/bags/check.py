@@ -65,9 +65,10 @@ class _Samples:
     images: List[Tuple[Any, int]] = field(default_factory=list)
     infos: List[Any] = field(default_factory=list)
     sweeps: Dict[str, List[LidarSweep]] = field(default_factory=dict)
-    bad: Dict[str, List[str]] = field(default_factory=dict)
+    # Topic to the log times and errors of messages that cannot be used.
+    bad: Dict[str, Dict[int, str]] = field(default_factory=dict)
     # The last message of each LiDAR, because it may be nearer to the next image than the one that follows.
-    latest: Dict[str, Any] = field(default_factory=dict)
+    latest: Dict[str, Tuple[int, Any]] = field(default_factory=dict)
     # For each sampled image the nearest sweep of each LiDAR so far.
     nearest: List[Dict[str, LidarSweep]] = field(default_factory=list)
 
@@ -139,7 +140,7 @@ class _Check:
         camera = self._check_camera(chosen, info)
         pictures = self._check_projection(camera, lidars, out) if chosen and tf else []
         for topic, errors in self._samples.bad.items():
-            self._check_bad(topic, errors)
+            self._check_bad(topic, list(errors.values()))
         if recording.damage:
             advice = "What can be read is used; `mf-ros replay` or `ros2 bag convert` writes an intact copy."
             self._add("error", recording.damage, advice)
@@ -190,7 +191,10 @@ class _Check:
                     while next_image <= message.log_ns:
                         next_image = next(due, 2**63)
             except (MessageError, TransformError) as error:
-                self._samples.bad.setdefault(message.topic, []).append(str(error))
+                self._bad(message.topic, message.log_ns, error)
+
+    def _bad(self, topic: str, log_ns: int, error: Exception) -> None:
+        self._samples.bad.setdefault(topic, {})[log_ns] = str(error)
 
     def _take_transforms(self, message: RecordedMessage, decoded: Any) -> None:
         for transform in messages.transforms_of(decoded):
@@ -204,8 +208,11 @@ class _Check:
     def _take_image(self, decoded: Any, stamp: int) -> None:
         self._samples.images.append((decoded, stamp))
         nearest: Dict[str, LidarSweep] = {}
-        for topic, latest in self._samples.latest.items():
-            nearest[topic] = self._sweep(latest)
+        for topic, (log_ns, latest) in self._samples.latest.items():
+            try:
+                nearest[topic] = self._sweep(latest)
+            except MessageError as error:
+                self._bad(topic, log_ns, error)
         self._samples.nearest.append(nearest)
 
     def _sweep(self, decoded: Any) -> LidarSweep:
@@ -213,7 +220,7 @@ class _Check:
 
     def _take_sweep(self, topic: str, decoded: Any, stamp: int, log_ns: int, length: int) -> None:
         """Decode a sweep only where it may be the nearest of a sampled image, or serves to judge the fields."""
-        self._samples.latest[topic] = decoded
+        self._samples.latest[topic] = (log_ns, decoded)
         taken = self._samples.sweeps.setdefault(topic, [])
         wanted = [
             index
@@ -262,11 +269,11 @@ class _Check:
         """The camera of the sampled images, or None when there is none that works."""
         images, infos = self._samples.images, self._samples.infos
         size: Optional[Tuple[int, int]] = None
-        for decoded, _ in images:
+        for decoded, stamp in images:
             try:
                 pixels = messages.decode_image(decoded)
             except MessageError as error:
-                self._samples.bad.setdefault(str(topic), []).append(str(error))
+                self._bad(str(topic), stamp, error)
                 continue
             size = (pixels.shape[1], pixels.shape[0])
             break
@@ -330,10 +337,10 @@ class _Check:
                 self._add("error", str(error), advice)
                 yield sweep.frame_id
 
-    def _check_bad(self, topic: str, errors: List[str]) -> None:
+    def _check_bad(self, topic: str, errors: Sequence[str]) -> None:
         good = len(self._series.get(topic, ()))
         severity: Severity = "warning" if good > len(errors) else "error"
-        text = f"{topic}: {len(errors)} messages cannot be used; the first: {errors[0]}"
+        text = f"{topic}: of the messages looked into, {len(errors)} cannot be used; the first: {errors[0]}"
         self._add(
             severity, text, "replay counts and skips them; if there are many, look at the driver or the recorder."
         )

@@ -19,6 +19,8 @@ def draw_returns(image: ByteArray, returns: ProjectedReturns) -> ByteArray:
     """
     dimmed: ByteArray = (image * np.float32(0.6)).astype(np.uint8)
     shown = np.flatnonzero(returns.visible)
+    if not len(shown):
+        return dimmed
     # Far to near: where dots overlap, the nearer one is what the camera sees.
     shown = shown[np.argsort(-returns.z[shown], kind="stable")]
     z = np.clip(returns.z[shown], _NEAR_M, _FAR_M)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Dict, List, Optional, Tuple
-
-import tyro
+from typing import Any, Dict, List
 
 from mf_ros.bags.check import CheckReport, check
 from mf_ros.bags.reader import open_recording
-from mf_ros.cli.options import FINDINGS, OK, Options, print_json, progress
-from mf_ros.core.config import Config
-from mf_ros.core.settings import load_config
+from mf_ros.cli.bag_options import BagOptions, Folder
+from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.findings import lines_of
 
 
 @dataclass(kw_only=True)
-class Check(Options):
+class Check(BagOptions):
     """Say what is in a bag, what fits, what is wrong and what to do about it.
 
     Reads the bag once: topics and rates, order of stamps, clocks of camera and LiDAR, calibration, transforms, point
@@ -32,24 +28,12 @@ class Check(Options):
         mf-ros check drive.bag --json | jq -r '.findings[].text'
     """
 
-    bag: tyro.conf.Positional[Tuple[str, ...]]
-    """ROS 1 .bag, rosbag2 folder, .mcap or .db3; several are read as one."""
-    out: Optional[Path] = None
+    out: Folder = None
     """Folder for pictures of the LiDAR projected on the image."""
-    image_topic: Optional[str] = None
-    """Camera image; guessed when there is one camera."""
-    camera_info_topic: Optional[str] = None
-    """Its calibration; by default the one beside the image."""
-    points_topic: Annotated[tyro.conf.UseAppendAction[Tuple[str, ...]], tyro.conf.arg(metavar="TOPIC")] = ()
-    """LiDAR points; give it once per LiDAR."""
-    config: Optional[Path] = None
-    """YAML file of settings, plain or as a ROS parameter file."""
-    ros_distro: Optional[str] = None
-    """Whose message definitions to use when the bag carries none, for example humble."""
 
     def run(self) -> int:
         """Check the bag and print what was found; 1 when one of the findings is an error."""
-        config = load_config(self.config) if self.config else Config()
+        config = self.settings()
         with open_recording(self.bag, ros_distro=self.ros_distro) as recording, progress("reading") as advance:
             report = check(
                 recording,
