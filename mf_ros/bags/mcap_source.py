@@ -147,6 +147,9 @@ class McapSource:
             _log.warning("%s: %s", note, error)
 
     def _read(self, offset: int, length: int) -> bytes:
+        """The bytes at an offset, fewer at the end of the file, none outside it."""
+        if not 0 <= offset < self._size:
+            return b""
         self._file.seek(offset)
         return self._file.read(max(min(length, self._size - offset), 0))
 

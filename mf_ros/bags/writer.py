@@ -226,6 +226,8 @@ class McapWriter:
     def _write(self, topic: str, message: Message, log_ns: int) -> None:
         if self._closed:
             raise BagError(f"{self.path} is closed already.")
+        if not 0 <= log_ns < 2**63:
+            raise MessageError(f"{topic}: a log time of {log_ns} ns cannot be written: stamps are ns since the epoch.")
         msgtype, content = message
         try:
             data = self._store.serialize_cdr(content, msgtype)
