@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _CAMERA_INFOS_KEPT = 100
 _JUMP_NS = 1_000_000_000
+_OTHER_CLOCK_S = 60.0
 
 _REASON_OF_ROLE = {
     "image": reasons.BAD_IMAGE,
@@ -239,12 +240,13 @@ class DepthPipeline:
                 self._warn(reason, "LiDAR sweeps were let go before an image came that they fit.", new)
 
     def _no_lidar_text(self) -> str:
-        miss = self._matcher.nearest_miss_ns
-        if miss is None:
+        ages = self._matcher.ages_s(self._newest_image_ns)
+        distances = [abs(age) for stream, age in ages.items() if stream.startswith("lidar_") and age is not None]
+        if not distances:
             return "No sweep was received: check the LiDAR's topic."
-        far = miss / 1e9
-        hint = "the two clocks differ" if far > 60.0 else "raise sync.tolerance_s or set sync.lidar_offset_s"
-        return f"No sweep within sync.tolerance_s of the image (the nearest so far was {far:.3f} s away): {hint}."
+        far = min(distances)
+        hint = "the two clocks differ" if far > _OTHER_CLOCK_S else "raise sync.tolerance_s or set sync.lidar_offset_s"
+        return f"No sweep within sync.tolerance_s of the image; the newest one is {far:.3f} s away: {hint}."
 
     def _on_jump(self, stream: str) -> None:
         """A stream went back in time; the first to do so starts a new epoch, the others follow into it."""

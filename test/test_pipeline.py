@@ -1,0 +1,414 @@
+"""The pipeline: what waits for what, what is dropped and under which name, and that nothing else is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+import numpy as np
+import pytest
+from wall_scene import (
+    CAMERA,
+    CAMERA_FRAME,
+    FRAME_NS,
+    WALL_M,
+    MedianEngine,
+    camera_info,
+    cloud,
+    extrinsics,
+    image,
+    stamp,
+    tf,
+    wall,
+)
+
+from mf_ros.core.camera import make_camera
+from mf_ros.core.config import Config, LidarConfig, OutputConfig, SyncConfig
+from mf_ros.core.transforms import StampedTransform
+from mf_ros.core.types import LidarSweep
+from mf_ros.engine.pipeline import DepthPipeline, DepthResult
+from mf_ros.errors import ConfigError, MessageError
+
+
+def make_pipeline(config: Optional[Config] = None, lidars: int = 1, **engine: Any) -> DepthPipeline:
+    return DepthPipeline(config or Config(), MedianEngine(**engine), lidars)
+
+
+def started(config: Optional[Config] = None, lidars: int = 1, **engine: Any) -> DepthPipeline:
+    """A pipeline that has its calibration and extrinsics."""
+    pipeline = make_pipeline(config, lidars, **engine)
+    pipeline.on_camera_info(camera_info())
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    return pipeline
+
+
+def run(pipeline: DepthPipeline, flush: bool = True) -> list[DepthResult]:
+    results = [pipeline.process(each) for each in pipeline.ready(flush)]
+    return [result for result in results if result is not None]
+
+
+def only_drop(pipeline: DepthPipeline) -> str:
+    """The one reason why images were dropped, after checking that the books balance."""
+    assert pipeline.frames_out == 0
+    assert pipeline.frames_in == pipeline.dropped.total
+    (reason,) = pipeline.dropped.counts
+    return reason
+
+
+def test_an_image_with_its_sweep_becomes_depth_with_the_images_own_stamp_and_frame():
+    pipeline = started()
+    pipeline.on_sweep(0, cloud(0.1))
+    pipeline.on_image(image(0))
+    (result,) = run(pipeline)
+    assert (result.frame.stamp_ns, result.frame.frame_id) == (stamp(0), CAMERA_FRAME)
+    np.testing.assert_allclose(result.estimate.depth, WALL_M, rtol=1e-6)
+    assert result.dt_ns == (FRAME_NS // 10,)
+    assert result.sparse.count > 100
+    assert (pipeline.frames_in, pipeline.frames_out, pipeline.dropped.total) == (1, 1, 0)
+
+
+def test_every_stage_is_timed():
+    pipeline = started()
+    pipeline.on_sweep(0, cloud())
+    pipeline.on_image(image())
+    (result,) = run(pipeline)
+    stages = ["decode_points", "decode_image", "prepare", "to_camera", "project", "estimate"]
+    assert list(result.timings_ms) == [*stages, "total"]
+    assert result.timings_ms["total"] == pytest.approx(sum(result.timings_ms[stage] for stage in stages))
+    assert set(pipeline.latency.summary()) == set(result.timings_ms)
+
+
+def test_off_line_every_set_comes_in_order():
+    pipeline = started()
+    for number in range(5):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert [result.frame.stamp_ns for result in run(pipeline)] == [stamp(number) for number in range(5)]
+
+
+def test_live_only_the_newest_set_is_taken_and_older_ones_are_stale():
+    pipeline = started()
+    for number in range(5):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    (newest,) = pipeline.ready(flush=True, latest=True)
+    assert newest.image.stamp_ns == stamp(4)
+    assert pipeline.dropped.counts == {"stale": 4}
+
+
+def test_a_dropped_image_is_never_decoded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr("mf_ros.core.messages.decode_image", lambda message: decoded.append(message))
+    pipeline = started()
+    for number in range(3):
+        pipeline.on_image(image(number))
+    assert run(pipeline) == []
+    assert decoded == []
+
+
+def test_a_sweep_that_serves_two_images_is_decoded_once(monkeypatch):
+    from mf_ros.core import messages
+
+    decode, count = messages.decode_cloud, []
+    monkeypatch.setattr(messages, "decode_cloud", lambda *a, **k: count.append(1) or decode(*a, **k))
+    pipeline = started()
+    pipeline.on_sweep(0, cloud(0))
+    pipeline.on_image(image(0))
+    pipeline.on_image(image(0.4))
+    assert len(run(pipeline)) == 2
+    assert len(count) == 1
+
+
+def test_a_late_sweep_is_waited_for():
+    pipeline = started()
+    pipeline.on_image(image(0))
+    assert pipeline.ready() == []
+    assert pipeline.waiting == 1
+    pipeline.on_sweep(0, cloud(0))
+    assert len(run(pipeline, flush=False)) == 1
+
+
+def test_late_extrinsics_are_waited_for_and_then_given_up():
+    pipeline = make_pipeline()
+    pipeline.on_camera_info(camera_info())
+    for number in range(2):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert pipeline.ready() == []
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    assert len(run(pipeline, flush=False)) == 2
+
+
+def test_waiting_for_a_transform_ends_after_max_wait_of_stamp_time():
+    pipeline = make_pipeline(Config(sync=SyncConfig(max_wait_s=0.2)))
+    pipeline.on_camera_info(camera_info())
+    for number in range(4):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert run(pipeline, flush=False) == []
+    # Images 0 and 1 are 0.2 s or more older than image 3.
+    assert pipeline.dropped.counts == {"no_transform": 2}
+    assert pipeline.waiting == 2
+
+
+def test_motion_that_is_not_known_yet_is_waited_for():
+    pipeline = started()
+    odom = StampedTransform("odom", CAMERA_FRAME, stamp(-1), np.eye(4))
+    pipeline.on_transforms([odom], static=False)
+    pipeline.on_sweep(0, cloud(0, timed=True))
+    pipeline.on_image(image(0))
+    assert pipeline.ready() == []
+    pipeline.on_transforms([dataclasses.replace(odom, stamp_ns=stamp(2))], static=False)
+    assert len(run(pipeline, flush=False)) == 1
+    assert pipeline.warnings.counts == {}
+
+
+def test_unknown_motion_is_reported_but_costs_no_image():
+    pipeline = started()
+    pipeline.on_sweep(0, cloud(0, timed=True))
+    pipeline.on_image(image(0))
+    assert len(run(pipeline)) == 1
+    assert pipeline.warnings.counts == {"not_deskewed": 1}
+
+
+def test_switching_motion_compensation_off_is_not_reported():
+    pipeline = started(Config(lidar=LidarConfig(deskew=False)))
+    pipeline.on_sweep(0, cloud(0, timed=True))
+    pipeline.on_image(image(0))
+    assert len(run(pipeline)) == 1
+    assert pipeline.warnings.counts == {}
+
+
+def test_two_lidars_are_merged():
+    pipeline = started(lidars=2)
+    right = dataclasses.replace(extrinsics("lidar_right"))
+    pipeline.on_transforms(tf(right), static=True)
+    pipeline.on_sweep(0, cloud(0, shift_m=1.0))
+    pipeline.on_sweep(1, cloud(0.2, frame_id="lidar_right", shift_m=-1.0))
+    pipeline.on_image(image(0))
+    (result,) = run(pipeline)
+    assert set(np.unique(result.points.sensor)) == {0, 1}
+    assert result.dt_ns == (0, FRAME_NS // 5)
+    assert pipeline.warnings.counts == {}
+
+
+def test_one_of_two_lidars_is_enough_and_the_other_is_reported():
+    pipeline = started(lidars=2)
+    pipeline.on_sweep(0, cloud(0))
+    pipeline.on_image(image(0))
+    (result,) = run(pipeline)
+    assert set(np.unique(result.points.sensor)) == {0}
+    assert pipeline.warnings.counts == {"partial_lidar": 1}
+    assert "LiDAR 1" in pipeline.warnings.texts["partial_lidar"]
+
+
+def test_the_transform_of_one_of_two_lidars_missing_drops_the_image():
+    pipeline = started(lidars=2)
+    pipeline.on_sweep(0, cloud(0))
+    pipeline.on_sweep(1, cloud(0, frame_id="lidar_right"))
+    pipeline.on_image(image(0))
+    assert run(pipeline) == []
+    assert only_drop(pipeline) == "no_transform"
+    assert "lidar_right" in pipeline.dropped.texts["no_transform"]
+
+
+def test_the_offset_of_a_lidars_clock_is_applied_to_pairing_and_to_the_sweep():
+    pipeline = started(Config(sync=SyncConfig(lidar_offset_s=(1.0,))))
+    pipeline.on_sweep(0, cloud(-10))
+    pipeline.on_image(image(0))
+    (frame_set,) = pipeline.ready(flush=True)
+    assert frame_set.dt_ns == (0,)
+    assert frame_set.sweeps[0].sweep().stamp_ns == stamp(0)
+
+
+def test_offsets_that_do_not_fit_the_number_of_lidars_are_refused():
+    with pytest.raises(ConfigError, match="lidar_offset_s"):
+        make_pipeline(Config(sync=SyncConfig(lidar_offset_s=(0.0, 0.1, 0.2))), lidars=2)
+
+
+def test_scaled_output_comes_with_the_camera_to_match():
+    pipeline = started(Config(output=OutputConfig(scale=0.5)))
+    pipeline.on_sweep(0, cloud())
+    pipeline.on_image(image())
+    (result,) = run(pipeline)
+    assert result.frame.image.shape == (24, 32, 3)
+    assert result.estimate.depth.shape == (24, 32)
+    expected = CAMERA.resized(32, 24)
+    np.testing.assert_allclose(result.frame.camera.K, expected.K)
+
+
+def test_rectified_output_has_no_distortion():
+    bent = make_camera(64, 48, CAMERA.K, [-0.2, 0.05, 0, 0, 0], "plumb_bob")
+    pipeline = make_pipeline(Config(output=OutputConfig(rectify=True)))
+    pipeline.on_camera_info(camera_info(camera=bent))
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    pipeline.on_sweep(0, cloud())
+    pipeline.on_image(image())
+    (result,) = run(pipeline)
+    assert bent.has_distortion and not result.frame.camera.has_distortion
+
+
+def test_the_camera_stays_one_object_so_that_its_rays_are_computed_once():
+    pipeline = started()
+    for number in range(2):
+        pipeline.on_camera_info(camera_info(number))
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    first, second = run(pipeline)
+    assert first.frame.camera is second.frame.camera
+
+
+def test_calibration_of_the_images_own_stamp_is_used():
+    pipeline = started()
+    zoomed = make_camera(64, 48, [100.0, 0, 31.5, 0, 100.0, 23.5, 0, 0, 1], [], "plumb_bob")
+    pipeline.on_camera_info(camera_info(1, camera=zoomed))
+    for number in range(2):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert [result.frame.camera.K[0, 0] for result in run(pipeline)] == [50.0, 100.0]
+
+
+def nothing_but_zeros() -> Any:
+    return dataclasses.replace(camera_info(), k=np.zeros(9))
+
+
+def unknown_lens() -> Any:
+    return dataclasses.replace(camera_info(), distortion_model="fish_bowl")
+
+
+def cut_image() -> Any:
+    return dataclasses.replace(image(), data=np.zeros(10, np.uint8))
+
+
+def strange_image() -> Any:
+    return dataclasses.replace(image(), encoding="smell8")
+
+
+def cloud_without_z() -> Any:
+    whole = cloud()
+    return dataclasses.replace(whole, fields=[field for field in whole.fields if field.name != "z"])
+
+
+def cut_cloud() -> Any:
+    return dataclasses.replace(cloud(), data=np.zeros(10, np.uint8))
+
+
+def nan_cloud() -> Any:
+    whole = cloud()
+    return dataclasses.replace(whole, data=np.full(len(whole.data) // 4, np.nan, np.float32).view(np.uint8))
+
+
+def behind() -> LidarSweep:
+    sweep = wall()
+    return dataclasses.replace(sweep, points=-sweep.points)
+
+
+BIG = make_camera(128, 96, CAMERA.K, [], "plumb_bob")
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("no_camera_info", {"info": None}),
+        ("uncalibrated", {"info": nothing_but_zeros()}),
+        ("uncalibrated", {"info": unknown_lens()}),
+        ("size_mismatch", {"info": camera_info(camera=BIG)}),
+        ("no_lidar", {"sweep": None}),
+        ("no_lidar", {"sweep": cloud(-5)}),
+        ("no_transform", {"transform": None}),
+        ("bad_image", {"image": cut_image()}),
+        ("bad_image", {"image": strange_image()}),
+        ("bad_image", {"image": object()}),
+        ("bad_points", {"sweep": cloud_without_z()}),
+        ("bad_points", {"sweep": cut_cloud()}),
+        ("no_returns", {"sweep": nan_cloud()}),
+        ("no_returns", {"sweep": behind()}),
+        ("engine_failed", {"engine": {"failing": True}}),
+        ("engine_failed", {"engine": {"cut": 3}}),
+        ("not_metric", {"engine": {"metric": False}}),
+    ],
+)
+def test_what_cannot_become_depth_is_dropped_under_its_reason(reason, changes):
+    given = {"info": camera_info(), "transform": tf(extrinsics()), "sweep": cloud(), "image": image(), "engine": {}}
+    given.update(changes)
+    pipeline = make_pipeline(**given["engine"])
+    if given["info"] is not None:
+        pipeline.on_camera_info(given["info"])
+    if given["transform"] is not None:
+        pipeline.on_transforms(given["transform"], static=True)
+    if given["sweep"] is not None:
+        pipeline.on_sweep(0, given["sweep"])
+    pipeline.on_image(given["image"])
+    assert run(pipeline) == []
+    assert only_drop(pipeline) == reason
+    assert len(pipeline.dropped.texts[reason]) > 20
+
+
+def test_a_bad_message_does_not_spoil_the_next():
+    pipeline = started()
+    pipeline.on_sweep(0, cut_cloud())
+    pipeline.on_image(image(0))
+    pipeline.on_sweep(0, cloud(1))
+    pipeline.on_image(image(1))
+    (result,) = run(pipeline)
+    assert result.frame.stamp_ns == stamp(1)
+    assert pipeline.dropped.counts == {"bad_points": 1}
+
+
+def test_messages_that_could_not_be_read_are_counted_by_their_role():
+    pipeline = started()
+    for role in ("image", "camera_info", "points", "tf"):
+        pipeline.on_bad_message(role, MessageError("torn"))
+    assert (pipeline.frames_in, pipeline.dropped.counts) == (1, {"bad_image": 1})
+    assert pipeline.warnings.counts == {"bad_camera_info": 1, "bad_points": 1, "bad_transform": 1}
+
+
+def test_a_bad_transform_does_not_cost_the_others_of_its_message():
+    pipeline = make_pipeline()
+    message = tf(extrinsics("other"), extrinsics())
+    zero = dataclasses.replace(message.transforms[0].transform.rotation, x=0.0, y=0.0, z=0.0, w=0.0)
+    message.transforms[0].transform.rotation = zero
+    pipeline.on_transforms(message, static=True)
+    assert pipeline.warnings.counts == {"bad_transform": 1}
+    assert pipeline.transforms.can_lookup(CAMERA_FRAME, "lidar", 0)
+
+
+def test_images_that_wait_without_end_are_bounded_and_counted():
+    pipeline = make_pipeline(Config(sync=SyncConfig(queue_size=5, max_wait_s=60.0)))
+    for number in range(20):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert pipeline.ready() == []
+    assert pipeline.waiting <= 10
+    assert pipeline.frames_in == pipeline.waiting + pipeline.dropped.total
+
+
+def test_a_looped_recording_goes_on_from_its_start():
+    pipeline = started()
+    for number in (50, 51, 0, 1):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    stamps = [result.frame.stamp_ns for result in run(pipeline)]
+    assert stamps[-2:] == [stamp(0), stamp(1)]
+    assert pipeline.frames_in == pipeline.frames_out + pipeline.dropped.total
+
+
+def test_images_waiting_for_transforms_when_time_jumps_back_are_let_go():
+    pipeline = make_pipeline(Config(sync=SyncConfig(max_wait_s=10.0)))
+    pipeline.on_camera_info(camera_info())
+    for number in (50, 0):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    (result,) = run(pipeline)
+    assert result.frame.stamp_ns == stamp(0)
+    assert pipeline.dropped.counts == {"time_jump": 1}
+
+
+def test_clocks_that_never_meet_are_named():
+    pipeline = started()
+    pipeline.on_sweep(0, dataclasses.replace(wall(), stamp_ns=1_000_000_000))
+    pipeline.on_image(image(0))
+    assert run(pipeline) == []
+    assert only_drop(pipeline) == "no_lidar"
+    assert "clocks differ" in pipeline.dropped.texts["no_lidar"]
