@@ -217,6 +217,21 @@ def test_missing_messages(tmp_path: Path) -> None:
     assert finding_with(report_of(Bag(stamps_ms=times), tmp_path), "are missing at 10.0 Hz").severity == "warning"
 
 
+def test_a_lidar_that_stops_before_the_camera(tmp_path: Path) -> None:
+    path = tmp_path / "bag.mcap"
+    with McapWriter(path) as bag:
+        bag.write_tf([StampedTransform("camera_optical", "lidar", START, T_CAM_LIDAR)], static=True)
+        for number in range(40):
+            stamp = START + 100 * number * MS
+            bag.write_camera_info("/camera/camera_info", CAMERA, stamp, "camera_optical")
+            bag.write_image("/camera/image_raw", np.zeros((HEIGHT, WIDTH, 3), np.uint8), stamp, "camera_optical")
+            if number < 20:
+                bag.write_points("/lidar/points", LidarSweep(wall(), stamp, "lidar"))
+    with open_recording(path) as recording:
+        report = check(recording)
+    assert finding_with(report, "does not cover 2.0 s").severity == "warning"
+
+
 def test_points_that_do_not_meet_the_image(tmp_path: Path) -> None:
     report = report_of(Bag(points=wall() * np.float32([-1, 1, 1])), tmp_path)
     finding = finding_with(report, "Only 0 LiDAR points fall into an image")

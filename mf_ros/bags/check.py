@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
@@ -283,7 +284,7 @@ class _Check:
             advice = "Zoom and focus have to stay fixed; record a bag per setting if they do not."
             self._add("warning", f"{info}: the intrinsics change during the recording.", advice)
         try:
-            camera = messages.camera_from_info(infos[0], image_size=size)
+            camera = messages.camera_from_info(infos[0], size, rectified=_is_rectified(topic))
         except (CalibrationError, MessageError) as error:
             advice = "Depth needs intrinsics that fit the image; camera_calibration makes them if there never were any."
             self._add("error", f"{info}: {error}", advice)
@@ -347,6 +348,11 @@ class _Check:
 
 
 _STILL = LidarConfig(deskew=False)
+
+
+def _is_rectified(topic: Optional[str]) -> bool:
+    """Whether the image topic is one of those that image_proc names, for which P holds and D does not."""
+    return "rect" in re.split(r"[/_\-]+", (topic or "").lower())
 
 
 def _intrinsics(info: Any) -> Tuple[float, ...]:

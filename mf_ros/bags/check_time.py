@@ -17,6 +17,7 @@ _EARLIEST_REAL_NS = 946_684_800 * 10**9
 # Beyond this the clocks count from different moments; below it, one is late or drifts.
 _OTHER_EPOCH_S = 10.0
 _LATE_S = 0.3
+_LONG_NS = 10**9
 _ENOUGH_PAIRED = 0.9
 
 
@@ -131,7 +132,11 @@ def _check_pair(image: Series, sweeps: Series, offset_s: float, config: SyncConf
             f"Synchronise the clocks; {remedy}.",
         )
     else:
-        distance_s = np.abs(_distance_ns(images, lidar)) / 1e9
+        yield from _coverage(image.topic, images, sweeps.topic, lidar)
+        # A recording begins and ends in the middle of things: its first and last images may lack their sweep.
+        margin = round(config.tolerance_s * 1e9)
+        covered = images[(images >= lidar[0] - margin) & (images <= lidar[-1] + margin)]
+        distance_s = np.abs(_distance_ns(covered if len(covered) else images, lidar)) / 1e9
         near = float(np.mean(distance_s <= config.tolerance_s))
         if near < _ENOUGH_PAIRED:
             advice = "Raise sync.tolerance_s if the robot is slow, or look for lost sweeps"
@@ -148,6 +153,15 @@ def _check_pair(image: Series, sweeps: Series, offset_s: float, config: SyncConf
                 f"stamp than {image.topic}: slow transport, or clocks that differ.",
                 f"Look at the picture of the projection for moving edges that do not fit; then {remedy}.",
             )
+
+
+def _coverage(image_topic: str, images: AnyArray, topic: str, lidar: AnyArray) -> Iterator[Finding]:
+    """A finding when the LiDAR starts more than a second after the camera, or ends more than a second before."""
+    for missing_ns, when in ((lidar[0] - images[0], "at the beginning"), (images[-1] - lidar[-1], "at the end")):
+        if missing_ns > _LONG_NS:
+            text = f"{topic} does not cover {missing_ns / 1e9:.1f} s of {image_topic} {when}."
+            advice = "These images give no depth; start the sensors before the recorder, and check that none fails."
+            yield Finding("warning", text, advice)
 
 
 def _distance_ns(images: AnyArray, lidar: AnyArray) -> AnyArray:

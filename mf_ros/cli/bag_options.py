@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import contextlib
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Optional, Tuple
+from typing import Annotated, Any, Iterator, Optional, Sequence, Tuple
 
 import tyro
 
+from mf_ros.bags.reader import Recording, open_recording
+from mf_ros.bags.window import RecordingWindow
 from mf_ros.cli.options import Options
 from mf_ros.core.config import Config
-from mf_ros.core.settings import load_config
+from mf_ros.core.settings import load_config, validate
 
 Topic = Annotated[Optional[str], tyro.conf.arg(metavar="TOPIC")]
 Topics = Annotated[tyro.conf.UseAppendAction[Tuple[str, ...]], tyro.conf.arg(metavar="TOPIC")]
 File = Annotated[Optional[Path], tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[Optional[Path], tyro.conf.arg(metavar="FOLDER")]
 Word = Annotated[Optional[str], tyro.conf.arg(metavar="NAME")]
-Seconds = Annotated[Optional[float], tyro.conf.arg(metavar="SECONDS")]
+Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
+MaybeSeconds = Annotated[Optional[float], tyro.conf.arg(metavar="SECONDS")]
 Bags = Annotated[tyro.conf.Positional[Tuple[str, ...]], tyro.conf.arg(metavar="BAG [BAG ...]")]
+Settings = Annotated[Config, tyro.conf.arg(name="")]
 
 
 @dataclass(kw_only=True)
-class BagOptions(Options):
-    """Which bag, which topics in it, and the settings."""
+class SettingsOptions(Options):
+    """The settings, from a file and from the command line; the command line wins."""
+
+    config: File = None
+    """YAML file of settings, plain or as a ROS parameter file; the options below override it."""
+    settings: Settings = field(default_factory=Config)
+    """Settings; the same names work in YAML files and as ROS parameters."""
+
+    @classmethod
+    def defaults_from(cls, args: Sequence[str]) -> Any:
+        """An instance whose settings are those of the file that ``args`` name; the parser starts from it.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds something wrong.
+        """
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--config", nargs="?")
+        named = finder.parse_known_args(list(args))[0].config
+        return cls() if named is None else cls(settings=load_config(named))
+
+    def checked_settings(self) -> Config:
+        """The settings.
+
+        Raises:
+            ConfigError: a value given on the command line cannot be used.
+        """
+        validate(self.settings)
+        return self.settings
+
+
+@dataclass(kw_only=True)
+class BagOptions(SettingsOptions):
+    """Which bag, which part of it, and which topics in it."""
 
     bag: Bags = ()
     """ROS 1 .bag, rosbag2 folder, .mcap or .db3; several are read as one."""
@@ -33,15 +71,29 @@ class BagOptions(Options):
     """Its calibration; by default the one beside the image."""
     points_topic: Topics = ()
     """LiDAR points; give it once per LiDAR; guessed when there is one."""
-    config: File = None
-    """YAML file of settings, plain or as a ROS parameter file."""
+    start: Seconds = 0.0
+    """Where to begin, seconds after the bag's beginning."""
+    duration: MaybeSeconds = None
+    """How much to read, seconds; by default all."""
     ros_distro: Word = None
     """Whose message definitions to use when the bag carries none, for example humble."""
 
-    def settings(self) -> Config:
-        """The settings of the named file, or the defaults.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Recording]:
+        """The named part of the named bag, open for reading.
 
         Raises:
-            ConfigError: the file cannot be read, or holds something wrong.
+            BagError: there is no such bag or part.
         """
-        return load_config(self.config) if self.config is not None else Config()
+        with open_recording(self.bag, ros_distro=self.ros_distro) as recording:
+            if self.start == 0.0 and self.duration is None:
+                yield recording
+            else:
+                yield RecordingWindow(recording, self.start, self.duration)
+
+
+def with_engine(config: Config, name: Optional[str]) -> Config:
+    """The settings with another engine, when one is named."""
+    if name is None:
+        return config
+    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=name))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, List
 
 from mf_ros.bags.check import CheckReport, check
-from mf_ros.bags.reader import open_recording
 from mf_ros.cli.bag_options import BagOptions, Folder
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.findings import lines_of
@@ -33,8 +32,8 @@ class Check(BagOptions):
 
     def run(self) -> int:
         """Check the bag and print what was found; 1 when one of the findings is an error."""
-        config = self.settings()
-        with open_recording(self.bag, ros_distro=self.ros_distro) as recording, progress("reading") as advance:
+        config = self.checked_settings()
+        with self.open() as recording, progress("reading") as advance:
             report = check(
                 recording,
                 image=self.image_topic,
