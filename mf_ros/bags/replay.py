@@ -233,7 +233,7 @@ def _feed(
         if signals.stopped:
             return
         if progress is not None:
-            progress((message.log_ns - recording.start_ns) / span_ns)
+            progress(min(max((message.log_ns - recording.start_ns) / span_ns, 0.0), 1.0))
     for frame_set in _until_stopped(pipeline.ready(flush=True), signals):
         run.process(frame_set)
     if progress is not None and not signals.stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Optional, Tuple, Union
@@ -43,6 +44,7 @@ class StoredSweep:
 
     Attributes:
         stamp_ns: header stamp, without the offset, ns.
+        decode_ms: how long decoding took, milliseconds; 0 before it.
 
     Raises:
         MessageError: the message has no readable stamp.
@@ -57,6 +59,7 @@ class StoredSweep:
         self._time_unit = config.time_unit
         self._offset_ns = offset_ns
         self._outcome: Union[LidarSweep, MessageError, None] = None
+        self.decode_ms = 0.0
 
     def sweep(self) -> LidarSweep:
         """The decoded sweep, its stamp shifted by the sensor's offset.
@@ -65,10 +68,12 @@ class StoredSweep:
             MessageError: the message cannot be decoded; again on every call.
         """
         if self._outcome is None:
+            start = time.perf_counter()
             try:
                 self._outcome = self._decode()
             except MessageError as error:
                 self._outcome = error
+            self.decode_ms = 1000.0 * (time.perf_counter() - start)
             self._source = None  # the decoded form is enough
         if isinstance(self._outcome, MessageError):
             raise self._outcome
