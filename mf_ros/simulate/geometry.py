@@ -280,7 +280,7 @@ class Panel:
         u = self.along[0] * p[0] + self.along[1] * p[1] + np.float32(self.length / 2)
         v = p[2] + np.float32(self.height / 2)
         inside = (u >= 0) & (u <= self.length) & (v >= 0) & (v <= self.height) & (t > _EPS)
-        return np.where(inside & self._solid(u, v), t, MISS).astype(np.float32)
+        return np.asarray(np.where(inside & self._solid(u, v), t, MISS), dtype=np.float32)
 
     def _solid(self, u: FloatArray, v: FloatArray) -> BoolArray:
         with np.errstate(invalid="ignore"):

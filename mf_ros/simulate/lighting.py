@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 
 from mf_ros.core.types import DoubleArray, FloatArray
-from mf_ros.simulate.geometry import Solid, cast_rays, tile_order
-from mf_ros.simulate.scene import Material, Scene
+from mf_ros.simulate.geometry import Ground, Polyhedron, Solid, cast_rays, tile_order
+from mf_ros.simulate.scene import Scene
 from mf_ros.simulate.textures import NoiseTile, sample
 
 SUN_COLOUR: FloatArray = np.array([3.5, 3.1, 2.55], np.float32)
@@ -44,6 +45,7 @@ class ShadowMap:
         table = np.empty(rows * cols, np.float32)
         table[order] = np.where(np.isfinite(hits.t), hits.t, _FAR)
         self._table: FloatArray = table.reshape(rows, cols)
+        self._moments: Optional[FloatArray] = None
 
     def _locate(self, points: FloatArray) -> Tuple[FloatArray, FloatArray, FloatArray]:
         at = points @ self._axes.T
@@ -65,15 +67,28 @@ class ShadowMap:
         lit += fy * ((1 - fx) * (flat[base] > limit) + fx * (flat[base + 1] > limit))
         return np.where(inside, lit, 1).astype(np.float32)
 
-    def soft(self, points: FloatArray, bias: float, softness: float) -> FloatArray:
-        """(N,) part of the light that reaches ``points`` (N, 3), fading over ``softness`` metres of depth."""
+    def soft(self, points: FloatArray, bias: float) -> FloatArray:
+        """(N,) part of the light that reaches ``points`` (N, 3), with edges a few cells wide.
+
+        A bound from mean and variance of the depth nearby (Donnelly and Lauritzen, Variance Shadow Maps, 2006).
+        """
+        if self._moments is None:
+            ceiling = self._table[self._table < _FAR].max(initial=0.0)
+            depth = np.minimum(self._table, ceiling)
+            self._moments = cv2.GaussianBlur(np.dstack([depth, depth * depth]), (0, 0), 2.0)
         x, y, depth = self._locate(points)
-        first = sample(self._table, x, y)
-        return np.asarray(np.clip(1 - (depth - first - np.float32(bias)) / np.float32(softness), 0, 1))
+        moments = sample(self._moments, x, y)
+        behind = depth - np.float32(bias) - moments[:, 0]
+        variance = np.maximum(moments[:, 1] - moments[:, 0] ** 2, np.float32(0.15))
+        return np.where(behind <= 0, 1, variance / (variance + behind * behind)).astype(np.float32)
 
 
 class Lighting:
     """The light of one scene.
+
+    Args:
+        scene: the world.
+        cell_m: grid of the sun's shadow map, metres.
 
     Attributes:
         noise: the scene's noise tile, shared with its materials.
@@ -83,9 +98,9 @@ class Lighting:
         self.noise = NoiseTile(scene.seed)
         self._scene = scene
         self._cell = cell_m
-        # Thin and leafy solids would only draw stains in the coarse maps of the sky's light.
-        leafy = scene.material == Material.LEAVES
-        self._bulky = [s for s, skip in zip(scene.solids, leafy, strict=True) if not skip and s.radius > 0.25]
+        self._sky_cell = max(0.2, 2 * cell_m)
+        # Round solids are thin or leafy: in the coarse maps of the sky's light they would only draw stains.
+        self._bulky = [s for s in scene.solids if isinstance(s, Polyhedron | Ground)]
         self._baked: Dict[int, Tuple[ShadowMap, List[ShadowMap]]] = {}
         steep = [(0.5 + 2.1 * k, 1.15) for k in range(3)]
         flat = [(0.2 + 2 * np.pi * k / 6, 0.5) for k in range(6)]
@@ -100,7 +115,7 @@ class Lighting:
             low = np.array([stretch * _STRETCH_M - 12.0, -16.0, 0.0])
             high = np.array([(stretch + 1) * _STRETCH_M + 42.0, 19.0, 14.0])
             sun = ShadowMap(self._scene.solids, self._scene.sun, low, high, self._cell)
-            self._baked[stretch] = (sun, [ShadowMap(self._bulky, d, low, high, 0.2) for d in self._sky])
+            self._baked[stretch] = (sun, [ShadowMap(self._bulky, d, low, high, self._sky_cell) for d in self._sky])
         return self._baked[stretch]
 
     def light(
@@ -127,7 +142,7 @@ class Lighting:
         total = 0.0
         for direction, table in zip(self._sky, sky_maps, strict=True):
             weight = np.maximum(normals @ direction, 0) * (1 - leafy) + leafy * np.float32(0.45)
-            sky += weight * table.soft(lifted, 0.1, 1.5)
+            sky += weight * table.soft(lifted, 0.1)
             total += max(float(direction[2]), 0.0)
         light += (sky / np.float32(total))[:, None] * SKY_COLOUR
         bounce = np.clip(0.55 - 0.45 * normals[:, 2], 0, 1) * (0.25 + 0.75 * sky / np.float32(total))

@@ -117,11 +117,11 @@ def _concrete_yard(patch: Patch) -> FloatArray:
     slab = cell_noise(x / 4.0, y / 4.0, 3)
     shade = 0.22 * (1 + 0.1 * grain + 0.16 * (slab - 0.5)) * (1 - 0.3 * stains)
     joints = np.maximum(pulse(x, 4.0, 0, 0.03, fp), pulse(y, 4.0, 0, 0.03, fp))
-    colour = shade[:, None] * np.array([1.0, 0.97, 0.91], np.float32) * (1 - 0.6 * joints)[:, None]
+    clean = shade[:, None] * np.array([1.0, 0.97, 0.91], np.float32) * (1 - 0.6 * joints)[:, None]
     worn = np.clip(0.75 + 0.35 * noise.fractal(x, y, 0.6, fp, 3), 0.1, 0.9)
     lines = stripe(np.abs(y), 4.8, 4.92, fp)
     bays = pulse(x, 8.2, 0, 0.12, fp) * stripe(np.abs(y), 4.8, 7.4, fp)
-    colour = _mix(colour, (0.6, 0.4, 0.05), np.maximum(lines, bays) * worn)
+    colour = _mix(clean, (0.6, 0.4, 0.05), np.maximum(lines, bays) * worn)
     tyres = stripe(np.abs(y + 0.5 * np.sin(x / 6) + 1.6), 0.6, 0.85, fp) * np.clip(0.5 + noise(x, y, 1.5, fp), 0, 1)
     colour = _mix(colour, (0.07, 0.07, 0.07), 0.4 * tyres)
     outside = np.clip((np.abs(y) - 22 + noise(x, y, 2.0, fp)) * 2, 0, 1)
@@ -289,11 +289,11 @@ def _container(patch: Patch) -> Look:
     upright = np.abs(patch.n[:, 2]) < 0.5
     ribs = np.where(upright, pulse(u, 0.28, 0.0, 0.12, fp) - pulse(u, 0.28, 0.2, 0.28, fp), 0)
     rust = np.clip(patch.noise.fractal(u, patch.p[:, 2] * 0.5, 1.1, fp, 4) - 0.45, 0, 1)
-    colour = patch.colour * (1 - 0.28 * ribs)[:, None]
+    ribbed = patch.colour * (1 - 0.28 * ribs)[:, None]
     frame = np.maximum(
         stripe(np.abs(u), np.where(side, 2.93, 1.14).min(), 9.0, fp), pulse(patch.p[:, 2], 2.6, 0.0, 0.13, fp)
     )
-    colour = _mix(np.asarray(colour, np.float32), patch.colour * np.float32(0.8), frame * upright * (np.abs(u) < 3.1))
+    colour = _mix(ribbed, patch.colour * np.float32(0.8), frame * upright * (np.abs(u) < 3.1))
     return Look(_mix(colour, (0.16, 0.07, 0.035), rust * 0.7), np.full(len(u), 0.04, np.float32))
 
 

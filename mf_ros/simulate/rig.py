@@ -82,7 +82,9 @@ class Rig:
         self.camera = camera
         self.trajectory = trajectory
         self._rate, self._delay, self._seed = rate_hz, image_delay_s, seed
-        self._eye = Camera(scene, camera, Lighting(scene))
+        # A small image cannot show fine shadows.
+        cell_m = 0.055 * float(np.clip(640 / camera.width, 0.6, 4))
+        self._eye = Camera(scene, camera, Lighting(scene, cell_m))
         self._lidar = SpinningLidar(scene, lidar, rate_hz)
 
     def image_stamp(self, index: int) -> int:

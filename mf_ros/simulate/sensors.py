@@ -243,7 +243,7 @@ class SpinningLidar:
     def _directions(elevation: DoubleArray, azimuth: DoubleArray) -> FloatArray:
         flat = np.cos(elevation)
         parts = [flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)]
-        return np.stack(parts, axis=1).astype(np.float32)
+        return np.asarray(np.stack(parts, axis=1), dtype=np.float32)
 
     def _mixed(
         self,
@@ -255,7 +255,8 @@ class SpinningLidar:
         rng: np.random.Generator,
     ) -> FloatArray:
         """(N,) ranges, of which some on edges lie between the two surfaces that the beam covers."""
-        model, t = self._model, hits.t.copy()
+        model = self._model
+        t: FloatArray = hits.t.copy()
         grid = np.empty((model.rings, model.columns), np.float32)
         grid[ring, column] = np.where(np.isfinite(t), t, 1e3)
         jump = np.abs(grid - np.roll(grid, 1, axis=1)) > 0.15
@@ -268,8 +269,8 @@ class SpinningLidar:
         other = cast_rays(self._scene.solids, origins[edge], directions, model.max_range_m, group=16).t
         gap = np.abs(other - t[edge])
         # Echoes closer together than the pulse is long melt into one.
-        melt = np.isfinite(other) & (gap > 0.05) & (gap < 1.8) & (rng.random(len(edge)) < 0.7)
+        melt = np.isfinite(other) & (gap > 0.05) & (gap < 1.8)
         weight = rng.random(len(edge)).astype(np.float32)
         blend = t[edge] * weight + np.where(melt, other, 0) * (1 - weight)
         t[edge] = np.where(melt, blend, np.minimum(t[edge], other))
-        return t
+        return np.asarray(t)

@@ -44,14 +44,14 @@ class NoiseTile:
 
 
 def sample(table: FloatArray, x: AnyArray, y: AnyArray) -> FloatArray:
-    """(N,) bilinear values of a (H, W) table at columns x and rows y (N,), clamped at its border."""
+    """(N,) or (N, C) bilinear values of a (H, W) or (H, W, C) table at columns x and rows y, clamped at its border."""
     count = len(x)
     rows = -(-count // _WIDTH)
     grid = np.zeros((2, rows * _WIDTH), np.float32)
     grid[0, :count], grid[1, :count] = x, y
     maps = grid.reshape(2, rows, _WIDTH)
     out = cv2.remap(table, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(out, dtype=np.float32).reshape(-1)[:count]
+    return np.asarray(out, dtype=np.float32).reshape(rows * _WIDTH, *table.shape[2:])[:count]
 
 
 def pulse(
