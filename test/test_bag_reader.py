@@ -18,6 +18,7 @@ from bag_samples import (
     COUNT,
     IMAGE,
     JAZZY,
+    NOETIC,
     PERIOD_NS,
     START_NS,
     custom_typestore,
@@ -312,6 +313,47 @@ def test_unknown_types_are_skipped_with_one_warning_unless_asked_for(
         assert len(asked) == 3
         with pytest.raises(MessageError, match="robot_msgs/msg/Odd is unknown"):
             asked[0].decode()
+
+
+def test_mcap_with_ros1_messages_is_read(tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start("ros1")
+        schema = writer.register_schema("sensor_msgs/Image", "ros1msg", NOETIC.generate_msgdef(IMAGE)[0].encode())
+        channel = writer.register_channel("/image", "ros1", schema)
+        writer.add_message(channel, 5, bytes(NOETIC.serialize_ros1(image_message(1, NOETIC), IMAGE)), 5)
+        writer.finish()
+    with open_recording(path) as recording:
+        assert recording.topics[0].msgtype == IMAGE
+        assert next(recording.messages()).decode().header.seq == 1
+
+
+def test_messages_that_are_not_ros_are_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from mcap.writer import Writer
+
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start()
+        channel = writer.register_channel("/log", "json", writer.register_schema("Log", "jsonschema", b"{}"))
+        writer.add_message(channel, 5, b"{}", 5)
+        writer.finish()
+    with open_recording(path) as recording:
+        assert list(recording.messages()) == []
+        assert "/log" in caplog.text
+        with pytest.raises(MessageError, match="/log"):
+            next(recording.messages(["/log"])).decode()
+
+
+def test_an_unmerged_write_ahead_log_is_reported(tmp_path: Path) -> None:
+    path = write_rosbag2(tmp_path / "bag", StoragePlugin.SQLITE3)
+    (path / "bag.db3-wal").write_bytes(b"pages")
+    with open_recording(path) as recording:
+        assert order_of(recording) == EXPECTED
+        assert recording.damage is not None and "wal_checkpoint" in recording.damage
 
 
 def without_definitions(path: Path) -> Path:

@@ -20,6 +20,7 @@ from rosbags.highlevel import AnyReader
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
+from mf_ros.core.messages import camera_from_info, decode_cloud, decode_image, transforms_of
 from mf_ros.core.transforms import StampedTransform, make_transform
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import BagError, MessageError
@@ -182,6 +183,31 @@ def test_transforms_and_odometry(path: Path) -> None:
         assert (rotation.z, rotation.w) == pytest.approx((0.6, 0.8))
     assert (fixed.header.frame_id, fixed.child_frame_id, fixed.transform.rotation.w) == ("base", "lidar", 1.0)
     assert (odometry.header.frame_id, odometry.child_frame_id, stamp_of(odometry.header)) == ("odom", "base", STAMP_NS)
+
+
+def test_what_is_written_is_what_the_pipeline_reads(path: Path) -> None:
+    points = np.random.default_rng(1).uniform(1, 9, (50, 3)).astype(np.float32)
+    times = np.linspace(0, 0.1, 50).astype(np.float32)
+    sweep = LidarSweep(points, STAMP_NS, "lidar", time_s=times, ring=np.arange(50, dtype=np.int32))
+    image = np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    with McapWriter(path) as writer:
+        writer.write_points("/points", sweep)
+        writer.write_camera_info("/camera_info", CAMERA, STAMP_NS, "camera")
+        writer.write_image("/image", image, STAMP_NS, "camera")
+        writer.write_tf([POSE])
+    with open_recording(path) as recording:
+        messages = {message.topic: message.decode() for message in recording.messages()}
+    read = decode_cloud(messages["/points"])
+    np.testing.assert_array_equal(read.points, points)
+    np.testing.assert_array_equal(read.time_s, times)
+    np.testing.assert_array_equal(read.ring, sweep.ring)
+    assert (read.stamp_ns, read.frame_id) == (STAMP_NS, "lidar")
+    assert camera_from_info(messages["/camera_info"]) == CAMERA
+    np.testing.assert_array_equal(decode_image(messages["/image"]), image)
+    (transform,) = transforms_of(messages["/tf"])
+    assert (transform.parent, transform.child, transform.stamp_ns) == ("odom", "base", STAMP_NS)
+    # A quaternion keeps about 15 digits of a rotation.
+    np.testing.assert_allclose(transform.T_parent_child, POSE.T_parent_child, atol=1e-12)
 
 
 def test_any_standard_message_can_be_written(path: Path) -> None:

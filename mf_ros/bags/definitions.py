@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 DEFAULT_DISTRO = "humble"
 """Whose definitions stand in when a bag has none: the last distribution whose sqlite3 bags carry none."""
 
+ENCODINGS = ("cdr", "ros1")
+"""Message encodings that can be decoded."""
+
 _IDL_SEPARATOR = "=" * 80 + "\n"
 _ZSTD_MAGIC, _LZ4_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _MAX_MESSAGE_BYTES = 2**30
@@ -72,7 +75,7 @@ class MessageTypes:
         store = self._store(msgtype)
         if store is None:
             raise MessageError(self._problems[msgtype])
-        if encoding not in ("cdr", "ros1"):
+        if encoding not in ENCODINGS:
             raise MessageError(f"Message encoding {encoding!r} is not supported: only cdr (ROS 2) and ros1 are.")
         try:
             return (store.deserialize_cdr if encoding == "cdr" else store.deserialize_ros1)(data, msgtype)

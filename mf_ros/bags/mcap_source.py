@@ -329,7 +329,7 @@ def _decompressed(chunk: bytes, partial: bool) -> bytes:
     elif compression == "lz4":
         records = lz4_frame.LZ4FrameDecompressor().decompress(data, max_length=size)
     elif compression == "zstd":
-        records = _zstd(data, size)
+        records = _zstd_beginning(data, size) if partial else _zstd(data, size)
     else:
         raise _DamagedError(f"compression {compression!r} is not known")
     if not partial and len(records) != size:
@@ -340,6 +340,13 @@ def _decompressed(chunk: bytes, partial: bool) -> bytes:
 
 
 def _zstd(data: bytes, size: int) -> bytes:
+    if zstandard.frame_content_size(data) > size:
+        raise _DamagedError("its compressed data hold more than it says")
+    records: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    return records
+
+
+def _zstd_beginning(data: bytes, size: int) -> bytes:
     """Up to ``size`` bytes; a stream that breaks off gives what precedes the break."""
     parts: List[bytes] = []
     reader = zstandard.ZstdDecompressor().stream_reader(BytesIO(data))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
-from mf_ros.bags.definitions import MessageTypes, uncompressed
+from mf_ros.bags.definitions import ENCODINGS, MessageTypes, uncompressed
 from mf_ros.bags.files import BagFiles, find_files, open_source
 from mf_ros.bags.source import Channel, PathArgument, RawMessage, Source
 from mf_ros.errors import BagError, MessageError, TopicError
@@ -202,11 +202,16 @@ class Recording:
         return topics
 
     def _readable(self) -> List[str]:
-        unknown = [topic for topic in self.topics if topic.count and self._types.problem(topic.msgtype)]
+        foreign = {c.topic for source in self._sources for c in source.channels if c.encoding not in ENCODINGS}
+        unknown = [
+            topic
+            for topic in self.topics
+            if topic.count and (topic.name in foreign or self._types.problem(topic.msgtype))
+        ]
         if unknown and not self._warned:
             self._warned = True
             names = ", ".join(f"{topic.name} ({topic.msgtype})" for topic in unknown)
-            _log.warning("%s: skipping topics whose message type is unknown: %s", self.name, names)
+            _log.warning("%s: skipping topics whose message type or encoding is unknown: %s", self.name, names)
         return [topic.name for topic in self.topics if topic not in unknown]
 
     def _checked(self, topics: Iterable[str]) -> List[str]:

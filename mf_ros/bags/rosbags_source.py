@@ -52,6 +52,11 @@ class RosbagsSource:
         self._connections: Dict[int, Any] = dict(enumerate(self._reader.connections))
         for number, connection in self._connections.items():
             self.channels.append(self._channel(number, connection))
+        if not ros1 and _has_log(path):
+            self.damage.append(
+                f"{self.name}-wal holds messages that were not merged when recording was interrupted "
+                f"(to merge them: sqlite3 {self.name} 'PRAGMA wal_checkpoint(TRUNCATE)')"
+            )
         self.start_ns, self.end_ns = int(self._reader.start_time), int(self._reader.end_time) - 1
 
     def close(self) -> None:
@@ -100,6 +105,15 @@ class RosbagsSource:
         if encoding == "cdr":
             encoding = connection.ext.serialization_format
         return Channel(number, connection.topic, connection.msgtype, encoding, definition, connection.msgcount)
+
+
+def _has_log(path: BagPath) -> bool:
+    """Whether sqlite's write-ahead log lies beside the file; it is not read, because the file is opened read-only."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        return bool(log.exists() and log.stat().st_size)
+    except OSError:
+        return False
 
 
 def _why(error: Exception) -> str:
