@@ -12,6 +12,13 @@ _SMALLEST_MS = 1e-3
 _MAX_TEXT = 500
 
 
+def _bin(value_ms: float) -> int:
+    return round(math.log(max(value_ms, _SMALLEST_MS)) / _STEP)
+
+
+_LOWEST_BIN = _bin(0.0)
+
+
 class ReasonCounter:
     """How often something happened, by a stable reason, with the last message text of each reason."""
 
@@ -46,7 +53,7 @@ class ReasonCounter:
 
 
 class Latency:
-    """Percentiles of durations by stage, to within 1%, from a histogram with logarithmic bins."""
+    """Percentiles of durations by stage, to within 1% (below 1 us: 0), from a histogram with logarithmic bins."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +63,7 @@ class Latency:
         """Count one duration, milliseconds, for each stage."""
         with self._lock:
             for stage, value in timings_ms.items():
-                self._bins[stage][round(math.log(max(value, _SMALLEST_MS)) / _STEP)] += 1
+                self._bins[stage][_bin(value)] += 1
 
     def percentile(self, stage: str, percent: float) -> float:
         """Nearest-rank percentile of a stage, milliseconds; NaN when nothing was measured."""
@@ -66,7 +73,7 @@ class Latency:
         for index, count in bins:
             rank -= count
             if rank <= 0:
-                return math.exp(index * _STEP)
+                return math.exp(index * _STEP) if index > _LOWEST_BIN else 0.0
         return math.nan
 
     def summary(self) -> Dict[str, Dict[str, float]]:
