@@ -74,8 +74,9 @@ class ShadowMap:
         """
         if self._moments is None:
             ceiling = self._table[self._table < _FAR].max(initial=0.0)
-            depth = np.minimum(self._table, ceiling)
-            self._moments = cv2.GaussianBlur(np.dstack([depth, depth * depth]), (0, 0), 2.0)
+            near = np.minimum(self._table, ceiling)
+            blurred = cv2.GaussianBlur(np.dstack([near, near * near]), (0, 0), 2.0)
+            self._moments = np.asarray(blurred, dtype=np.float32)
         x, y, depth = self._locate(points)
         moments = sample(self._moments, x, y)
         behind = depth - np.float32(bias) - moments[:, 0]

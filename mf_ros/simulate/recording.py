@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from mf_ros.bags.writer import McapWriter
 from mf_ros.core.transforms import quaternion_of
 from mf_ros.core.types import ByteArray, DoubleArray
 from mf_ros.errors import ConfigError
@@ -18,6 +17,9 @@ from mf_ros.simulate.rig import BASE, ODOM, OPTICAL, START_NS, Rig, default_came
 from mf_ros.simulate.sensors import LidarModel
 from mf_ros.simulate.trajectory import Trajectory
 from mf_ros.simulate.worlds import Style, make_scene
+
+if TYPE_CHECKING:
+    from mf_ros.bags.writer import McapWriter
 
 IMAGE_TOPIC = "/camera/image_raw"
 COMPRESSED_TOPIC = "/camera/image_raw/compressed"
@@ -109,6 +111,7 @@ def simulate(
         ConfigError: an argument cannot work.
         CalibrationError: the lens cannot.
         BagError: the file cannot be written.
+        MissingDependencyError: the packages that bags need are not installed.
     """
     frames = round(seconds * rate_hz) if np.isfinite(seconds * rate_hz) else 0
     _check(frames, rings, columns, width, height, speed, image_delay_s, hfov_deg)
@@ -122,6 +125,9 @@ def simulate(
         image_delay_s=image_delay_s,
         seed=seed,
     )
+    # Only here, so that scenes and sensors work without the packages that bags need.
+    from mf_ros.bags.writer import McapWriter
+
     points = 0
     with McapWriter(out) as writer:
         writer.write_tf(rig.mounts(), static=True, log_ns=START_NS - round(_TF_MARGIN_S * 1e9))
