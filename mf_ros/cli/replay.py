@@ -14,7 +14,6 @@ from mf_ros.bags.topics import choose_topics
 from mf_ros.cli.bag_options import BagOptions, Word, with_engine
 from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, print_json, progress
 from mf_ros.engine import make_engine
-from mf_ros.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -45,11 +44,6 @@ class Replay(BagOptions):
         engine = make_engine(config.engine)
         with self.open() as recording:
             topics = choose_topics(recording, self.image_topic, self.camera_info_topic, self.points_topic)
-            if len(config.sync.lidar_offset_s) > len(topics.points):
-                raise ConfigError(
-                    f"sync.lidar_offset_s has {len(config.sync.lidar_offset_s)} entries for {len(topics.points)} LiDARs: "
-                    "give one per points topic."
-                )
             with progress("replaying") as advance:
                 result = replay(recording, topics, config, self.out, engine, progress=advance)
         write_report(result, self.out)
