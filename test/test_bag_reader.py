@@ -36,6 +36,7 @@ from mcap.writer import CompressionType
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+from mf_ros.bags.mcap_source import McapSource
 from mf_ros.bags.reader import Recording, open_recording
 from mf_ros.errors import BagError, MessageError, TopicError
 
@@ -382,6 +383,20 @@ def test_a_topic_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
         pytest.raises(TopicError, match="no topic /nope; it holds /camera/image_raw, /point"),
     ):
         recording.messages(["/nope"])
+
+
+def test_a_connection_that_fails_while_reading_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> bytes:
+        raise TimeoutError("no answer")
+
+    with open_recording(write_mcap(tmp_path / "a.mcap")) as recording:
+        messages = recording.messages()
+        next(messages)
+        monkeypatch.setattr(McapSource, "_read", fail)
+        with pytest.raises(BagError, match=r"Reading a\.mcap failed: no answer"):
+            list(messages)
 
 
 def test_what_is_no_bag_is_one_clear_error(tmp_path: Path) -> None:

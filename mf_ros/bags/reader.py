@@ -163,6 +163,7 @@ class Recording:
 
         Raises:
             TopicError: a named topic is not in the recording.
+            BagError: during the iteration, when the disk or the connection fails.
         """
         wanted = self._readable() if topics is None else self._checked(topics)
         streams = [self._stream(source, wanted, start_ns, stop_ns) for source in self._sources]
@@ -186,8 +187,11 @@ class Recording:
         channels: Dict[int, Channel] = {channel.id: channel for channel in source.channels if channel.topic in wanted}
         if channels:
             message: RawMessage
-            for message in source.messages(channels, start_ns, stop_ns):
-                yield message[0], channels[message[1]], message[2]
+            try:
+                for message in source.messages(channels, start_ns, stop_ns):
+                    yield message[0], channels[message[1]], message[2]
+            except OSError as error:
+                raise BagError(f"Reading {source.name} failed: {error}. Check the disk or the connection.") from error
 
     def _make_topics(self) -> List[TopicInfo]:
         by_name: Dict[str, List[Channel]] = {}
