@@ -30,7 +30,10 @@ from mf_ros.bags.replay import replay, write_json
 from mf_ros.bags.samples import ReplayReport, Sample, SampleKeeper
 from mf_ros.bags.topics import choose_topics
 from mf_ros.bags.writer import McapWriter
+from mf_ros.core.camera import make_camera
 from mf_ros.core.config import CloudConfig, Config, OutputConfig
+from mf_ros.core.transforms import StampedTransform
+from mf_ros.core.types import LidarSweep
 from mf_ros.errors import BagError, MessageError
 
 IMAGE, INFO, POINTS = "/camera/image_raw", "/camera/camera_info", "/lidar/points"
@@ -303,6 +306,31 @@ def test_samples_hold_what_a_report_shows(tmp_path):
     assert len(sample.error_uv) == len(sample.error_m) == len(sample.truth_m) > 50
     np.testing.assert_allclose(sample.error_m, 0, atol=1e-4)
     assert sample.metrics["mae"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.real
+def test_real_frames_go_through_with_most_of_the_scene_covered(tmp_path, real_frames):
+    folder = real_frames / "kitti_sequence"
+    calib = json.loads((folder / "calib.json").read_text())
+    camera = make_camera(calib["width"], calib["height"], calib["K"], calib["dist"], "plumb_bob")
+    bag = tmp_path / "kitti.mcap"
+    with McapWriter(bag) as writer:
+        writer.write_tf([StampedTransform("camera", "velodyne", 0, np.array(calib["T_cam_lidar"]))], static=True)
+        for number, path in enumerate(sorted(folder.glob("*.npz"))[:3]):
+            data = np.load(path)
+            points = (data["xyz_mm"] / 1000).astype(np.float32)
+            sweep = LidarSweep(points, stamp(number), "velodyne", ring=data["ring"].astype(np.int32))
+            writer.write_points(POINTS, sweep)
+            writer.write_camera_info("/camera/image_raw/camera_info", camera, stamp(number), "camera")
+            jpeg = path.with_suffix(".jpg").read_bytes()
+            writer.write_compressed_image("/camera/image_raw/compressed", jpeg, stamp(number), "camera")
+    report = run(bag, tmp_path / "out", accuracy_every=1)
+    assert (report.summary["frames_out"], report.summary["dropped"]) == (3, {})
+    for sample in report.samples:
+        # A 64-line sweep gives this camera about 19000 returns; fewer pixels are left after culling and shrinking.
+        assert 8_000 < np.count_nonzero(sample.sparse) < 25_000
+        assert len(sample.error_uv) > 3_000
+        assert sample.image.shape[1] == 960
 
 
 def empty_sample(number: int) -> Sample:

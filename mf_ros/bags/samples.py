@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -11,7 +11,9 @@ import numpy as np
 from mf_ros.core.projection import rasterize_nearest
 from mf_ros.core.types import ByteArray, FloatArray
 from mf_ros.engine.pipeline import DepthResult
-from mf_ros.evaluation.heldout import HeldOut
+
+if TYPE_CHECKING:
+    from mf_ros.evaluation.heldout import HeldOut
 
 MAX_SAMPLES = 8
 MAX_WIDTH = 960
