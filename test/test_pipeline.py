@@ -412,3 +412,14 @@ def test_clocks_that_never_meet_are_named():
     assert run(pipeline) == []
     assert only_drop(pipeline) == "no_lidar"
     assert "clocks differ" in pipeline.dropped.texts["no_lidar"]
+
+
+def test_a_worker_slower_than_the_camera_gets_the_newest_image_and_the_rest_is_stale():
+    pipeline = started(Config(sync=SyncConfig(queue_size=5)))
+    for number in range(50):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    (newest,) = pipeline.ready(latest=True)
+    assert newest.image.stamp_ns == stamp(49)
+    assert pipeline.dropped.counts == {"stale": 49}
+    assert pipeline.waiting == 0
