@@ -78,7 +78,9 @@ def _road(patch: Patch) -> FloatArray:
     shade = 0.115 * (1 + 0.14 * coarse + 0.28 * fine) * (1 - 0.12 * tracks)
     cracks = np.abs(noise.fractal(x + 31, y + 11, 2.7, fp, 3)) < 0.012 + 0.2 * fp
     shade *= 1 - 0.4 * cracks * np.clip(1 - fp * 16, 0, 1) * (noise(x, y, 7.0, fp) > 0.05)
-    patches = (cell_noise(x / 5.3, (y + 40) / 2.1, 5) < 0.07) * (cell_noise(x / 5.3, (y + 40) / 2.1, 6) * 0.35 + 0.12)
+    # The ground's own random number moves what would else lie at the same place in every street.
+    along = x + 97 * patch.detail[:, 2]
+    patches = (cell_noise(along / 5.3, (y + 40) / 2.1, 5) < 0.07) * (0.12 + 0.35 * cell_noise(along / 5.3, 0 * y, 6))
     shade *= 1 - patches
     colour = shade[:, None] * np.array([1.0, 0.985, 0.96], np.float32)
     marks = pulse(x, 7.0, 0.0, 3.0, fp) * stripe(y, -0.07, 0.07, fp)
@@ -92,7 +94,7 @@ def _road(patch: Patch) -> FloatArray:
         marks = np.maximum(np.maximum(marks * clear, zebra), stop)
     wear = np.clip(0.86 + 0.2 * noise.fractal(x, y, 0.5, fp, 3) - 0.16 * tracks, 0.25, 0.95)
     colour = _mix(colour, (0.62, 0.61, 0.58), marks * wear)
-    lid = np.hypot(np.mod(x, 16.0) - 8.0, y - 1.0)
+    lid = np.hypot(np.mod(along, 16.0) - 8.0, y - 1.0)
     colour = _mix(
         colour, (0.07, 0.066, 0.06), stripe(lid, -1, 0.33, fp) * (0.75 + 0.25 * pulse(x + y, 0.09, 0, 0.05, fp))
     )

@@ -205,12 +205,15 @@ def _yard(b: SceneBuilder, seed: int, length: float) -> Scene:
         for x in np.arange(-8.0, end - 8, 8.2):
             _stack(b, float(x), side * b.uniform(8.0, 12.0), side)
     _hall(b, end)
-    for _ in range(10):
-        b.traffic_cone(b.uniform(4, end - 12), b.uniform(2.5, 4.5) * float(b.rng.choice([-1, 1])))
+    cars = [(length + b.uniform(14, 20), b.uniform(3.2, 5.0)), (b.uniform(9, 13), -5.2)]
+    b.car(*cars[0], b.uniform(2.4, 2.9), b.choose(_CARS), tall=True)
+    b.car(*cars[1], b.uniform(-0.3, 0.3), b.choose(_CARS))
+    for _ in range(12):
+        x, y = b.uniform(4, end - 12), b.uniform(2.5, 4.5) * float(b.rng.choice([-1, 1]))
+        if all(np.hypot(x - u, y - v) > 3.5 for u, v in cars):
+            b.traffic_cone(x, y)
     for x in np.arange(9.0, length + 35, 11.0):
         b.person(float(x) + b.uniform(-2, 2), b.uniform(2.6, 6.0) * float(b.rng.choice([-1, 1])), b.uniform(0, 6.28))
-    b.car(length + b.uniform(14, 20), b.uniform(3.2, 5.0), b.uniform(2.4, 2.9), b.choose(_CARS), tall=True)
-    b.car(b.uniform(9, 13), -5.2, b.uniform(-0.3, 0.3), b.choose(_CARS))
     for x in np.arange(4.0, end - 10, 24.0):
         b.lamp(float(x), -6.4, 1.6)
     b.wires([(float(x), 17.5) for x in np.arange(-16, end, 22.0)], 7.2)
