@@ -11,13 +11,11 @@ from mf_ros.cli.environment import Facts, gather
 from mf_ros.cli.options import FINDINGS, OK, Options, print_json
 from mf_ros.findings import Finding, has_errors, lines_of, worst_first
 
-# What each optional module is for, and how it is installed.
+# The extras that bags need: what for, and which modules they bring.
 EXTRAS = {
-    "cv2": ("reading images and every geometric step", "cv"),
-    "rosbags": ("reading and writing bags", "bags"),
-    "mcap": ("fast and damaged MCAP files", "bags"),
-    "jinja2": ("the report of replay", "bags"),
-    "scipy": ("the baselines of evaluate", "eval"),
+    "cv": ("reading images and every geometric step", ("cv2",)),
+    "bags": ("reading and writing bags and reports", ("rosbags", "mcap", "jinja2")),
+    "eval": ("the baselines of evaluate", ("scipy",)),
 }
 BASE = {"numpy": "numpy", "yaml": "pyyaml", "tyro": "tyro", "rich": "rich"}
 
@@ -105,10 +103,12 @@ def _packages(facts: Facts) -> Iterator[Finding]:
         if name not in facts.modules:
             advice = f"Run: {facts.executable} -m pip install {package}"
             yield Finding("error", f"The package '{name}' is not installed.", advice)
-    for name, (purpose, extra) in EXTRAS.items():
-        if name not in facts.modules:
-            advice = f"Run pip install 'mf_ros[{extra}]' if you need it ('mf_ros[offline]' brings all of these)."
-            yield Finding("note", f"'{name}' is not installed; it is for {purpose}.", advice)
+    for extra, (purpose, names) in EXTRAS.items():
+        missing = [f"'{name}'" for name in names if name not in facts.modules]
+        if missing:
+            advice = f"Run pip install 'mf_ros[{extra}]' if you need it; 'mf_ros[offline]' brings all that bags need."
+            verb = "is" if len(missing) == 1 else "are"
+            yield Finding("note", f"{', '.join(missing)} {verb} not installed: for {purpose}.", advice)
     numpy = facts.modules.get("numpy")
     if numpy is not None and numpy.version and _version(numpy.version) < (1, 21):
         yield Finding("error", f"NumPy {numpy.version} is too old.", "Run: pip install 'numpy>=1.21'")
