@@ -189,6 +189,7 @@ class _Check:
                     self._take_sweep(message.topic, decoded, stamp, message.log_ns, length)
                 elif message.log_ns >= next_image or not self._samples.images:
                     self._take_image(decoded, stamp)
+                    next_image = next(due, 2**63)
                     while next_image <= message.log_ns:
                         next_image = next(due, 2**63)
             except (MessageError, TransformError) as error:
