@@ -27,8 +27,13 @@ fi
 echo "== ruff"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-echo "== mypy"
-"$python" -m mypy
+# NumPy describes its types differently in the last version for Python 3.10; the code is checked against the newer one.
+if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "== mypy"
+    "$python" -m mypy
+else
+    echo "== mypy is left out: it is run with Python 3.11 and newer"
+fi
 
 # Tests that start ROS nodes need the Python packages of ROS, which are built for the system's Python and NumPy.
 ros_setup=$(ls -1 /opt/ros/*/setup.bash 2>/dev/null | tail -n 1 || true)
