@@ -1,0 +1,90 @@
+"""Benchmarks: the clock is read as it should be, and the street is what the benchmark says it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from mf_ros.bench import core
+from mf_ros.bench.street import COLUMNS, HEIGHT, RINGS, WIDTH, make_street
+from mf_ros.bench.timing import machine, measure
+from mf_ros.cli.main import main
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.projection import project_points, to_sparse_depth
+
+
+def test_warm_up_is_not_timed() -> None:
+    calls: list[int] = []
+
+    def slow_at_first() -> None:
+        calls.append(1)
+        time.sleep(0.05 if len(calls) == 1 else 0.0)
+
+    timing = measure("part", slow_at_first, warmup=1, repeats=10)
+    assert len(calls) == 11
+    assert timing.repeats == 10
+    assert timing.p95_ms < 50.0
+
+
+def test_the_median_is_in_milliseconds_and_below_the_95th_percentile() -> None:
+    timing = measure("part", lambda: time.sleep(0.004), warmup=0, repeats=5)
+    # A sleep never ends early; how late it ends depends on the machine's load.
+    assert timing.median_ms >= 4.0
+    assert timing.p95_ms >= timing.median_ms
+
+
+def test_a_slow_part_is_repeated_less_often_but_at_least_five_times() -> None:
+    assert measure("part", lambda: time.sleep(0.01), warmup=0, repeats=1000, budget_s=0.0).repeats == 5
+
+
+def test_the_machine_is_described() -> None:
+    told = machine()
+    assert told["numpy"] == np.__version__
+    assert told["opencv"] == cv2.__version__
+    assert told["cpu"]
+
+
+def test_the_street_has_the_size_that_the_benchmark_names() -> None:
+    street = make_street()
+    assert len(street.points) == RINGS * COLUMNS == 120_000
+    assert np.isfinite(street.points.points).all()
+    assert street.image.shape == (HEIGHT, WIDTH, 3) == (375, 1242, 3)
+    assert np.isfinite(street.depth).all() and street.depth.min() > 0
+
+
+def test_the_streets_lidar_agrees_with_its_true_depth() -> None:
+    street = make_street()
+    sparse = to_sparse_depth(project_points(street.points, street.camera, ProjectionConfig()), street.camera)
+    hit = sparse.depth > 0
+    error = np.abs(sparse.depth[hit] - street.depth[hit])
+    # 2 cm of range noise; a return rounded to its pixel may lie across an edge, so the median is judged.
+    assert hit.sum() > 10_000
+    assert np.median(error) < 0.05
+    # The LiDAR sits above the camera, so some of what it sees is hidden from the camera.
+    assert sparse.hidden > 50
+
+
+def test_ratios_are_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def parts(street: object, engine: str) -> dict[str, Callable[[], object]]:
+        def work(seconds: float) -> Callable[[], object]:
+            return lambda: time.sleep(seconds)
+
+        return {"projection": work(0.0), engine: work(0.01), "linear": work(0.03), "ip_basic": work(0.01)}
+
+    monkeypatch.setattr(core, "_parts", parts)
+    threads = cv2.getNumThreads()
+    assert main(["bench", "core", "--repeats", "5", "--json"]) == 0
+    assert cv2.getNumThreads() == threads
+    told = json.loads(capsys.readouterr().out)
+    ratio = {row["name"]: row["ratio"] for row in told["timings"]}
+    assert ratio["projection"] is None
+    assert ratio["classical"] == 1.0
+    # Sleeps of 30 ms against 10 ms, with room for a busy machine.
+    assert 1.5 < ratio["linear"] < 6.0
+    assert told["threads"] == 1
+    assert told["machine"]["cpu"]
