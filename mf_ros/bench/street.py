@@ -15,8 +15,8 @@ WIDTH, HEIGHT = 1242, 375
 RINGS, COLUMNS = 64, 1875
 _ELEVATION_DEG = (2.0, -24.8)
 _LIDAR_HEIGHT_M = 1.73
-# Camera below and in front of the LiDAR, so that the LiDAR sees past edges the camera does not.
-_CAMERA_IN_LIDAR_M = (0.27, 0.06, -0.08)
+# Camera below, before and beside the LiDAR, which therefore sees past edges that the camera does not.
+_CAMERA_IN_LIDAR_M = (0.3, 0.3, -0.5)
 # Rows: x, y, z of the optical frame (REP 103) in a frame with x forward, y left, z up.
 _OPTICAL_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 
