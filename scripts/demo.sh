@@ -21,4 +21,4 @@ echo "Replaying it"
 echo
 echo "Report:  $out/replay/report.html   (open it in a browser)"
 echo "Bag:     $out/replay/out.mcap      (open it in Foxglove, or: ros2 bag play)"
-echo "Next:    .venv/bin/mf-ros replay YOUR_BAG --out out/mine"
+echo "Next:    $PWD/.venv/bin/mf-ros replay YOUR_BAG --out $out/mine"
