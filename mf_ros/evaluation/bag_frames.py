@@ -69,16 +69,11 @@ def bag_frames(
     count = next((topic.count for topic in recording.topics if topic.name == topics.image), 1)
     stride = max(1, -(-count // max(max_frames, 1)))
     span_ns = max(recording.end_ns - recording.start_ns, 1)
-    images = 0
     source = Path(recording.name).name or recording.name
     names = (topics.image, topics.camera_info, *topics.points, *topics.tf, *topics.tf_static)
     for message in recording.messages(dict.fromkeys(names)):
         if progress is not None:
             progress((message.log_ns - recording.start_ns) / span_ns)
-        if message.topic == topics.image:
-            images += 1
-            if (images - 1) % stride:
-                continue
         try:
             content = message.decode()
         except MessageError:
@@ -92,9 +87,9 @@ def bag_frames(
         else:
             pipeline.on_transforms(content, static=message.topic in topics.tf_static)
         for ready in pipeline.ready():
-            yield from _frame(pipeline, ready, source)
+            yield from _frame(pipeline, ready, source, stride)
     for ready in pipeline.ready(flush=True):
-        yield from _frame(pipeline, ready, source)
+        yield from _frame(pipeline, ready, source, stride)
     if pipeline.frames_out == 0:
         reasons = "; ".join(pipeline.dropped.texts.values()) or "it has no images in that part"
         raise BagError(f"{recording.name} gives no frame to evaluate: {reasons}")
@@ -115,8 +110,9 @@ def _add_latched(pipeline: DepthPipeline, recording: Recording, topics: TopicCho
         return
 
 
-def _frame(pipeline: DepthPipeline, ready: FrameSet, source: str) -> Iterator[EvaluationFrame]:
-    result = pipeline.process(ready)
+def _frame(pipeline: DepthPipeline, ready: FrameSet, source: str, stride: int) -> Iterator[EvaluationFrame]:
+    # Every image is matched, or the sweeps of the skipped ones would pile up; only these are decoded.
+    result = pipeline.process(ready) if ready.image.number % stride == 0 else None
     if result is not None:
         frame, points = result.frame, result.points
         name = f"{frame.stamp_ns}"
