@@ -50,7 +50,7 @@ class ProjectionConfig:
 
     cull_hidden: bool = True
     """Remove returns that a nearer surface hides from the camera."""
-    cull_margin: float = 0.06
+    cull_margin: float = 0.08
     """A return is hidden when the surface in front of it is nearer by more than this part of its depth."""
 
 

@@ -1,0 +1,1 @@
+"""How good depth is: held-out returns, metrics and the simple methods everything is compared with."""

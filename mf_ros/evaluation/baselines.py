@@ -1,0 +1,149 @@
+"""The simple methods that every result is printed beside: sparse depth in, dense depth out, no learning, no image.
+
+Each is a function ``(sparse, camera) -> dense`` on (H, W) float32 metres, 0 = no return, every pixel filled.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Tuple
+
+import cv2
+import numpy as np
+
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.types import AnyArray, FloatArray
+from mf_ros.errors import require_package
+
+Completion = Callable[[FloatArray, CameraModel], FloatArray]
+
+_EDGE_ON_COSINE = 0.02
+_IP_MAX_DEPTH_M = 100.0
+_IP_VALID_M = 0.1
+
+
+def nearest(sparse: FloatArray, camera: CameraModel) -> FloatArray:
+    """Depth of the nearest return on the image."""
+    return _nearest_fill(sparse)
+
+
+def linear(sparse: FloatArray, camera: CameraModel) -> FloatArray:
+    """Depth interpolated linearly over the Delaunay triangles of the returns; nearest outside their hull."""
+    return _delaunay(sparse, lambda z: z, lambda value: value)
+
+
+def linear_inverse(sparse: FloatArray, camera: CameraModel) -> FloatArray:
+    """Inverse depth, which is linear in the image on a plane, interpolated over the Delaunay triangles."""
+    return _delaunay(sparse, lambda z: 1.0 / z, lambda value: 1.0 / value)
+
+
+def triangle(sparse: FloatArray, camera: CameraModel) -> FloatArray:
+    """As ``linear_inverse``, but a triangle seen edge-on, which spans a depth edge, takes its nearest corner's depth."""
+    rows, cols = np.nonzero(sparse)
+    if len(rows) < 4:
+        return _nearest_fill(sparse)
+    z = sparse[rows, cols].astype(np.float64)
+    corners = camera.unproject(np.stack([cols, rows], 1).astype(np.float64), z).astype(np.float64)
+    simplices, simplex, weights = _triangulate(rows, cols, sparse.shape)
+    a, b, c = (corners[simplices[:, k]] for k in range(3))
+    normal = np.cross(b - a, c - a)
+    view = a + b + c
+    length = np.linalg.norm(normal, axis=1) * np.linalg.norm(view, axis=1)
+    edge_on = np.abs((normal * view).sum(1)) < _EDGE_ON_COSINE * np.maximum(length, 1e-12)
+    inside = simplex >= 0
+    picked = simplices[simplex]
+    blended = (weights / z[picked]).sum(-1)
+    closest = 1.0 / z[np.take_along_axis(picked, weights.argmax(-1)[..., None], -1)[..., 0]]
+    inverse = np.where(edge_on[simplex], closest, blended)
+    dense: FloatArray = np.where(inside, 1.0 / inverse, _nearest_fill(sparse)).astype(np.float32)
+    return dense
+
+
+def ip_basic(sparse: FloatArray, camera: CameraModel) -> FloatArray:
+    """Morphological completion with kernels by depth band.
+
+    Source: Ku, Harakeh and Waslander, "In Defense of Classical Image Processing", CRV 2018 (multi-scale variant).
+    """
+    inverted = np.where(sparse > _IP_VALID_M, np.maximum(_IP_MAX_DEPTH_M - sparse, 1.0), 0.0).astype(np.float32)
+    grown = inverted.copy()
+    for low, high, size in ((30.0, np.inf, 3), (15.0, 30.0, 5), (_IP_VALID_M, 15.0, 7)):
+        band = np.where((sparse > low) & (sparse <= high), inverted, np.float32(0))
+        dilated = cv2.dilate(band, cv2.getStructuringElement(cv2.MORPH_CROSS, (size, size)))
+        grown = np.where(dilated > 0, dilated, grown)
+    filled = cv2.morphologyEx(grown, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    filled = _despeckle(filled)
+    filled = _fill_empty(filled, 9)
+    filled = _extend_up(filled)
+    while (filled == 0).any() and (filled > 0).any():
+        filled = _fill_empty(filled, 31)
+    filled = _despeckle(filled)
+    smooth = cv2.bilateralFilter(filled, 5, 0.5, 2.0)
+    return np.maximum(_IP_MAX_DEPTH_M - smooth, 0.1).astype(np.float32)
+
+
+def _despeckle(filled: FloatArray) -> FloatArray:
+    median = cv2.medianBlur(filled, 5)
+    return np.where(filled > 0, median, filled).astype(np.float32)
+
+
+def _fill_empty(filled: FloatArray, size: int) -> FloatArray:
+    dilated = cv2.dilate(filled, np.ones((size, size), np.uint8))
+    return np.where(filled > 0, filled, dilated).astype(np.float32)
+
+
+def _extend_up(filled: FloatArray) -> FloatArray:
+    """Columns carry their topmost value to the top border, where a LiDAR does not look."""
+    occupied = filled > 0
+    top = occupied.argmax(axis=0)
+    value = filled[top, np.arange(filled.shape[1])]
+    above = np.arange(filled.shape[0])[:, None] < top
+    return np.where(above & occupied.any(axis=0), value, filled).astype(np.float32)
+
+
+def _nearest_fill(sparse: FloatArray) -> FloatArray:
+    empty = (sparse == 0).astype(np.uint8)
+    if empty.all():
+        return np.full_like(sparse, np.nan)
+    _, labels = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros(labels.max() + 1, np.float32)
+    occupied = empty == 0
+    of_label[labels[occupied]] = sparse[occupied]
+    return of_label[labels]
+
+
+def _delaunay(
+    sparse: FloatArray, encode: Callable[[AnyArray], AnyArray], decode: Callable[[AnyArray], AnyArray]
+) -> FloatArray:
+    rows, cols = np.nonzero(sparse)
+    if len(rows) < 4:
+        return _nearest_fill(sparse)
+    value = encode(sparse[rows, cols].astype(np.float64))
+    simplices, simplex, weights = _triangulate(rows, cols, sparse.shape)
+    blended = (weights * value[simplices[simplex]]).sum(-1)
+    with np.errstate(divide="ignore"):
+        dense: FloatArray = np.where(simplex >= 0, decode(blended), _nearest_fill(sparse)).astype(np.float32)
+    return dense
+
+
+def _triangulate(rows: AnyArray, cols: AnyArray, shape: Tuple[int, ...]) -> Tuple[AnyArray, AnyArray, AnyArray]:
+    """Corner indices of the triangles, the triangle of every pixel (-1 = none) and its barycentric weights."""
+    spatial = require_package("scipy.spatial", extra="eval")
+    # Joggled input: scan lines are collinear, which leaves an exact triangulation with degenerate triangles.
+    mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64), qhull_options="QJ Qbb Qc Q12")
+    grid_rows, grid_cols = np.indices(shape)
+    pixels = np.stack([grid_cols, grid_rows], -1).reshape(-1, 2).astype(np.float64)
+    simplex = mesh.find_simplex(pixels)
+    affine = mesh.transform[simplex]
+    first = np.einsum("nij,nj->ni", affine[:, :2], pixels - affine[:, 2])
+    weights = np.concatenate([first, 1.0 - first.sum(1, keepdims=True)], axis=1)
+    outside = ~np.isfinite(weights).all(axis=1)
+    weights[outside] = 1.0 / 3.0
+    return mesh.simplices, simplex.reshape(shape), weights.reshape(*shape, 3)
+
+
+BASELINES: Dict[str, Completion] = {
+    "nearest": nearest,
+    "linear": linear,
+    "linear_inverse": linear_inverse,
+    "triangle": triangle,
+    "ip_basic": ip_basic,
+}

@@ -1,0 +1,150 @@
+"""What is shown to a method and what it is judged on: held-out scan lines, fixed random halves, sampled pixels.
+
+Rings: the input is the odd rings thinned to the wanted count, the truth is all even rings, the same for every count.
+LiDARs without rings: truth is a fixed random half, the input 1/1, 1/2, 1/4 ... of the other half.
+Dense truth: scan lines are simulated at the elevations of a 64-line sensor, or random pixels are drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Optional, Sequence, Tuple
+
+import numpy as np
+
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.projection import ProjectedReturns, project_points, rasterize_nearest
+from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
+from mf_ros.evaluation.frames import EvaluationFrame
+from mf_ros.evaluation.visibility import visible_to_camera
+
+TRUTH_RANGE_M = (1.0, 80.0)
+RGBD_RANGE_M = (0.3, 80.0)
+_RANDOM_POINTS = (500, 100)
+_DENSE_LINES = 16
+_SIMULATED_RINGS = 64
+_ELEVATION_TOP_DEG, _ELEVATION_BOTTOM_DEG = 2.0, -24.8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input of one frame with the truth it is judged on.
+
+    Attributes:
+        input: what the case is called in tables: a number of scan lines, or ``500pt``, ``16rows``, ``own``.
+        lidar: True for cases of a LiDAR (the table's headline), False for RGB-D.
+        shown: the returns a method may use; none is marked hidden yet.
+        rows, cols: (T,) int64 pixels of the truth.
+        truth: (T,) float32 metres.
+        visible: (T,) bool, False for truth that a nearer surface hides from the camera.
+    """
+
+    input: str
+    lidar: bool
+    shown: ProjectedReturns
+    rows: AnyArray
+    cols: AnyArray
+    truth: FloatArray
+    visible: BoolArray
+
+
+def thin_rings(ring: AnyArray, n_rings: int, lines: int) -> Optional[BoolArray]:
+    """Mask of the odd rings thinned to ``lines``, or None when the sensor has fewer odd rings than that."""
+    step = (n_rings // 2) // lines
+    if step < 1:
+        return None
+    keep: BoolArray = (ring % 2 == 1) & (((ring - 1) // 2) % step == 0)
+    return keep
+
+
+def split_rings(points: CameraPoints, n_rings: int, lines: int) -> Optional[Tuple[CameraPoints, CameraPoints]]:
+    """Input (odd rings thinned to ``lines``) and truth (even rings), or None when that cannot be split."""
+    if points.ring is None:
+        return None
+    keep = thin_rings(points.ring, n_rings, lines)
+    return None if keep is None else (points.select(keep), points.select(points.ring % 2 == 0))
+
+
+def cases(frame: EvaluationFrame, lines: Sequence[int], seed: int = 0) -> Iterator[Case]:
+    """Every case of a frame; frames without truth yield none."""
+    shape = frame.image.shape[:2]
+    if frame.points is not None and len(frame.points):
+        yield from _lidar_cases(frame, frame.points, lines, seed)
+    elif frame.depth is not None and frame.depth.shape == shape:
+        if frame.sparse is not None and frame.sparse.shape == shape:
+            yield _case("own", True, frame.sparse > 0, frame.sparse, frame.depth, TRUTH_RANGE_M)
+        elif frame.source.startswith("rgbd"):
+            yield from _rgbd_cases(frame.depth, seed)
+        else:
+            yield from _simulated_line_cases(frame.depth, frame.camera, lines)
+
+
+def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[int], seed: int) -> Iterator[Case]:
+    returns = project_points(points, frame.camera, ProjectionConfig(cull_hidden=False))
+    seen = visible_to_camera(points, returns, frame.camera)
+    if points.ring is not None and frame.n_rings:
+        ring = points.ring[returns.index]
+        truth = ring % 2 == 0
+        inputs = [(str(count), thin_rings(ring, frame.n_rings, count)) for count in lines]
+    else:
+        draw = np.random.default_rng(seed).permutation(len(returns)) / max(len(returns), 1)
+        truth = draw < 0.5
+        inputs = [(str(count), (draw >= 0.5) & (draw < 0.5 + 0.5 * count / max(lines))) for count in lines]
+    truth &= (returns.z >= TRUTH_RANGE_M[0]) & (returns.z <= TRUTH_RANGE_M[1])
+    rows, cols = returns.pixels()
+    for name, mask in inputs:
+        if mask is not None and mask.any():
+            yield Case(name, True, _subset(returns, mask), rows[truth], cols[truth], returns.z[truth], seen[truth])
+
+
+def _subset(returns: ProjectedReturns, keep: AnyArray) -> ProjectedReturns:
+    return ProjectedReturns(returns.uv[keep], returns.z[keep], returns.index[keep], returns.visible[keep])
+
+
+def _rgbd_cases(depth: FloatArray, seed: int) -> Iterator[Case]:
+    rng = np.random.default_rng(seed)
+    valid = np.flatnonzero((depth > RGBD_RANGE_M[0]) & (depth < RGBD_RANGE_M[1]))
+    for count in _RANDOM_POINTS:
+        mask = np.zeros(depth.size, np.bool_)
+        mask[rng.choice(valid, min(count, len(valid)), replace=False)] = True
+        yield _case(f"{count}pt", False, mask.reshape(depth.shape), depth, depth, RGBD_RANGE_M)
+    rows = np.linspace(0, depth.shape[0] - 1, _DENSE_LINES + 2).astype(int)[1:-1]
+    mask = np.zeros(depth.shape, np.bool_)
+    mask[rows] = depth[rows] > 0
+    yield _case(f"{_DENSE_LINES}rows", False, mask, depth, depth, RGBD_RANGE_M)
+
+
+def _simulated_line_cases(depth: FloatArray, camera: CameraModel, lines: Sequence[int]) -> Iterator[Case]:
+    rays = camera.rays()
+    elevation = np.degrees(np.arctan2(-rays[..., 1], np.hypot(rays[..., 0], 1.0)))
+    pitch = (_ELEVATION_TOP_DEG - _ELEVATION_BOTTOM_DEG) / (_SIMULATED_RINGS - 1)
+    line = (_ELEVATION_TOP_DEG - elevation) / pitch
+    ring = np.rint(line).astype(np.int64)
+    # A pixel belongs to a ring when the ring's elevation passes through it.
+    on_ring = (
+        (np.abs(line - ring) * np.radians(pitch) * camera.K[1, 1] <= 0.5) & (ring >= 0) & (ring < _SIMULATED_RINGS)
+    )
+    for count in lines:
+        keep = thin_rings(ring, _SIMULATED_RINGS, count)
+        if keep is not None:
+            yield _case(str(count), True, keep & on_ring & (depth > 0), depth, depth, TRUTH_RANGE_M)
+
+
+def _case(
+    name: str, lidar: bool, shown: AnyArray, source: FloatArray, depth: FloatArray, limits: Tuple[float, float]
+) -> Case:
+    rows, cols = np.nonzero(shown)
+    uv = np.stack([cols, rows], axis=1).astype(np.float32)
+    z = source[rows, cols]
+    returns = ProjectedReturns(uv, z, np.arange(len(z)), np.ones(len(z), np.bool_))
+    truth = (depth >= limits[0]) & (depth <= limits[1]) & ~np.asarray(shown, np.bool_)
+    truth_rows, truth_cols = np.nonzero(truth)
+    values = depth[truth_rows, truth_cols]
+    return Case(name, lidar, returns, truth_rows, truth_cols, values, np.ones(len(values), np.bool_))
+
+
+def raw_sparse(case: Case, shape: Tuple[int, int]) -> FloatArray:
+    """(H, W) float32 depth of all shown returns, hidden ones included, nearest per pixel; 0 = none."""
+    rows, cols = case.shown.pixels()
+    return rasterize_nearest(rows, cols, case.shown.z, shape)
