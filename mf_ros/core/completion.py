@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -61,19 +61,19 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over the returns of a cell, coordinates in pixels from its centre; None is an array of zeros."""
+    """Sums over the returns of a cell, coordinates in pixels from its centre; None stands for zeros."""
 
     one: Array
-    x: Optional[Array]
-    y: Optional[Array]
-    xx: Optional[Array]
-    xy: Optional[Array]
-    yy: Optional[Array]
+    x: Array
+    y: Array
+    xx: Array
+    xy: Array
+    yy: Array
     r: Array
-    rx: Optional[Array]
-    ry: Optional[Array]
+    rx: Array
+    ry: Array
 
-    def arrays(self) -> Tuple[Optional[Array], ...]:
+    def arrays(self) -> Tuple[Array, ...]:
         return (self.one, self.x, self.y, self.xx, self.xy, self.yy, self.r, self.rx, self.ry)
 
     def moved(self, offset: float, axis: int) -> _Moments:
@@ -96,7 +96,7 @@ class _Moments:
         return _Moments(*(_times(a, factor) for a in self.arrays()))
 
     def plus(self, other: _Moments) -> _Moments:
-        return _Moments(*(_sum(a, b) for a, b in zip(self.arrays(), other.arrays())))
+        return _Moments(*(_sum(a, b) for a, b in zip(self.arrays(), other.arrays(), strict=True)))
 
 
 class _Level(NamedTuple):
@@ -122,12 +122,13 @@ def row_pattern(returns: BoolArray) -> RowPattern:
 
     Pooling along a scan line merges returns, pooling across lines does not; the ratio of what is left tells.
     """
-    across, down = returns, returns
+    across: Array = returns
+    down: Array = returns
     ratios: List[float] = []
     for _ in range(_ROW_POOLINGS):
         across = across[:, : across.shape[1] // 2 * 2].reshape(across.shape[0], -1, 2).any(axis=2)
         down = down[: down.shape[0] // 2 * 2].reshape(-1, 2, down.shape[1]).any(axis=1)
-        ratios.append(np.count_nonzero(down) / max(np.count_nonzero(across), 1))
+        ratios.append(float(down.sum()) / max(float(across.sum()), 1.0))
     if max(ratios) < _ROW_RATIO:
         return RowPattern(0, 0)
     return RowPattern(int(np.argmax(np.array(ratios) > _ROW_START_RATIO)), 1)
@@ -223,7 +224,7 @@ def _fitted(prior: _Plane, level: _Level, xp: ModuleType) -> _Plane:
 def _windowed(moments: _Moments, stride: int, axis: int, xp: ModuleType) -> _Moments:
     """Weighted sum of each cell's moments with its two neighbours' along an axis, all about the cell's centre."""
     total: Optional[_Moments] = None
-    for offset, weight in zip((-1, 0, 1), _WINDOW):
+    for offset, weight in zip((-1, 0, 1), _WINDOW, strict=True):
         neighbour = _Moments(
             *(None if a is None else _neighbour(a, offset, axis, xp, zero=True) for a in moments.arrays())
         )
@@ -316,12 +317,12 @@ def _first(count: int, axis: int) -> Any:
     return _span(0, count, axis)
 
 
-def _times(values: Optional[Array], factor: float) -> Optional[Array]:
+def _times(values: Array, factor: float) -> Array:
     return None if values is None else values * factor
 
 
-def _sum(*values: Optional[Array]) -> Optional[Array]:
-    total: Optional[Array] = None
+def _sum(*values: Array) -> Array:
+    total: Array = None
     for value in values:
         if value is not None:
             total = value if total is None else total + value

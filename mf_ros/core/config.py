@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Mapping, Optional, Tuple, Type, TypeVar
-
-import yaml
-
-from mf_ros.errors import ConfigError
+from typing import Literal, Tuple
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
@@ -65,7 +59,7 @@ class CloudConfig:
     min_confidence: float = 0.0
     """Points below this confidence are left out."""
     edge_ratio: float = 0.08
-    """Points on a depth edge (neighbouring pixels apart by more than this part of the depth) are left out; 0 keeps all."""
+    """Points where neighbouring pixels differ by more than this part of the depth are left out; 0 keeps all."""
     voxel_m: float = 0.0
     """Edge of the voxels to thin the cloud to, metres; 0 keeps the organized cloud."""
 

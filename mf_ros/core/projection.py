@@ -57,19 +57,17 @@ def project_points(points: CameraPoints, camera: CameraModel, config: Projection
     xyz = points.points
     ahead = np.flatnonzero(xyz[:, 2] > _NEAREST_Z_M)
     uv = camera.project(xyz[ahead])
+    upper = np.array([camera.width - 0.5, camera.height - 0.5])
     # A NaN compares False, so points outside the lens' valid field of view drop out here too.
-    inside = (
-        (uv[:, 0] >= -0.5) & (uv[:, 0] < camera.width - 0.5) & (uv[:, 1] >= -0.5) & (uv[:, 1] < camera.height - 0.5)
-    )
+    inside = ((uv >= -0.5) & (uv < upper)).all(axis=1)
     index = ahead[inside]
-    uv = uv[inside].astype(np.float32)
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
-    uv = np.clip(uv, np.float32(-0.49), (upper - 0.01).astype(np.float32))
+    pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
     z = np.ascontiguousarray(xyz[index, 2])
     visible = np.ones(len(z), np.bool_)
     if config.cull_hidden and len(z):
-        visible = ~hidden_returns(uv, z, (camera.height, camera.width), config.cull_margin)
-    return ProjectedReturns(uv, z, index, visible)
+        visible = ~hidden_returns(pixels, z, (camera.height, camera.width), config.cull_margin)
+    return ProjectedReturns(pixels, z, index, visible)
 
 
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:

@@ -37,7 +37,7 @@ def linear_inverse(sparse: FloatArray, camera: CameraModel) -> FloatArray:
 
 
 def triangle(sparse: FloatArray, camera: CameraModel) -> FloatArray:
-    """As ``linear_inverse``, but a triangle seen edge-on, which spans a depth edge, takes its nearest corner's depth."""
+    """As ``linear_inverse``, but a triangle seen edge-on, which spans a depth edge, takes its nearest corner."""
     rows, cols = np.nonzero(sparse)
     if len(rows) < 4:
         return _nearest_fill(sparse)
@@ -63,21 +63,23 @@ def ip_basic(sparse: FloatArray, camera: CameraModel) -> FloatArray:
 
     Source: Ku, Harakeh and Waslander, "In Defense of Classical Image Processing", CRV 2018 (multi-scale variant).
     """
+    if not (sparse > _IP_VALID_M).any():
+        return np.full_like(sparse, np.nan)
     inverted = np.where(sparse > _IP_VALID_M, np.maximum(_IP_MAX_DEPTH_M - sparse, 1.0), 0.0).astype(np.float32)
     grown = inverted.copy()
     for low, high, size in ((30.0, np.inf, 3), (15.0, 30.0, 5), (_IP_VALID_M, 15.0, 7)):
         band = np.where((sparse > low) & (sparse <= high), inverted, np.float32(0))
         dilated = cv2.dilate(band, cv2.getStructuringElement(cv2.MORPH_CROSS, (size, size)))
         grown = np.where(dilated > 0, dilated, grown)
-    filled = cv2.morphologyEx(grown, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    filled = _despeckle(filled)
+    filled = _despeckle(cv2.morphologyEx(grown, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).astype(np.float32))
     filled = _fill_empty(filled, 9)
     filled = _extend_up(filled)
-    while (filled == 0).any() and (filled > 0).any():
+    while (filled == 0).any():
         filled = _fill_empty(filled, 31)
     filled = _despeckle(filled)
     smooth = cv2.bilateralFilter(filled, 5, 0.5, 2.0)
-    return np.maximum(_IP_MAX_DEPTH_M - smooth, 0.1).astype(np.float32)
+    dense: FloatArray = np.maximum(_IP_MAX_DEPTH_M - smooth, 0.1).astype(np.float32)
+    return dense
 
 
 def _despeckle(filled: FloatArray) -> FloatArray:
@@ -127,8 +129,7 @@ def _delaunay(
 def _triangulate(rows: AnyArray, cols: AnyArray, shape: Tuple[int, ...]) -> Tuple[AnyArray, AnyArray, AnyArray]:
     """Corner indices of the triangles, the triangle of every pixel (-1 = none) and its barycentric weights."""
     spatial = require_package("scipy.spatial", extra="eval")
-    # Joggled input: scan lines are collinear, which leaves an exact triangulation with degenerate triangles.
-    mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64), qhull_options="QJ Qbb Qc Q12")
+    mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64))
     grid_rows, grid_cols = np.indices(shape)
     pixels = np.stack([grid_cols, grid_rows], -1).reshape(-1, 2).astype(np.float64)
     simplex = mesh.find_simplex(pixels)

@@ -2,7 +2,7 @@
 
 Forms read (all lengths in metres):
 
-- ``calib.json``: ``K`` 3x3, ``dist`` (OpenCV order, [] = none), ``width``, ``height``, ``T_cam_lidar`` 4x4, ``n_rings``.
+- ``calib.json``: ``K`` 3x3, ``dist`` (OpenCV order, [] = none), ``width``, ``height``, ``T_cam_lidar``, ``n_rings``.
 - ``points.npz``: ``points`` (N, 4) xyz + intensity, optional ``ring`` (N,).
 - ``depth.npz``: ``depth`` (H, W), 0 = none; ``sparse.npz`` likewise, the source's own sparse input.
 - a sequence folder: ``NNNN.jpg`` with ``NNNN.npz`` (``xyz_mm`` int32, ``ring``) and one ``calib.json``.
@@ -60,7 +60,7 @@ def load_frames(folder: Path) -> Iterator[EvaluationFrame]:
     calibrations = sorted(folder.rglob("calib.json"))
     if not calibrations:
         raise BagError(
-            f"{folder}: no calib.json below it; expected SOURCE/FRAME/{{image.png, calib.json, points.npz or depth.npz}}."
+            f"{folder}: no calib.json below; SOURCE/FRAME/ with calib.json, image.png and points.npz or depth.npz."
         )
     for path in calibrations:
         calibration = _read_calibration(path)

@@ -52,7 +52,7 @@ def _surrounded(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int,
 def _scan_surface(points: CameraPoints, ring: AnyArray, camera: CameraModel) -> FloatArray:
     """(H, W) nearest depth of the surfaces spanned between neighbouring rings and azimuths; 0 = none."""
     xyz = points.points
-    bins = int(round(360.0 / _AZIMUTH_STEP_DEG))
+    bins = round(360.0 / _AZIMUTH_STEP_DEG)
     column = ((np.degrees(np.arctan2(xyz[:, 0], xyz[:, 2])) + 180.0) / _AZIMUTH_STEP_DEG).astype(np.int64) % bins
     grid = np.full((int(ring.max()) + 1, bins, 3), np.nan, np.float32)
     grid[ring, column] = xyz
