@@ -15,6 +15,7 @@ from mf_ros.bags.depth_output import DepthOutput
 from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.bags.reader import RecordedMessage, Recording
 from mf_ros.bags.samples import ReplayReport, SampleKeeper, make_sample
+from mf_ros.bags.seen import InputsSeen
 from mf_ros.bags.topics import TopicChoice
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config
@@ -125,6 +126,7 @@ class _Run:
         self.pipeline = pipeline
         self.writer = writer
         self.keeper = SampleKeeper()
+        self.inputs = InputsSeen()
         self._output = DepthOutput(writer, config)
         self._config = config
         self._engine = engine
@@ -140,6 +142,7 @@ class _Run:
         if result is None:
             return
         self.pipeline.latency.add(self._output.write(result))
+        self.inputs.on_result(result)
         self._offset.add({f"lidar_{i}": abs(dt) / 1e6 for i, dt in enumerate(result.dt_ns) if dt is not None})
         number = self.pipeline.frames_out - 1
         self._first_stamp_ns = result.frame.stamp_ns if self._first_stamp_ns is None else self._first_stamp_ns
@@ -179,6 +182,8 @@ class _Run:
             "engine": self._engine.name,
             "engine_details": self._engine.describe(),
             "accuracy": self._accuracy.summary(),
+            **self.inputs.pace(),
+            "inputs": self.inputs.summary(),
             "topics": dataclasses.asdict(topics),
             "first_stamp_ns": self._first_stamp_ns,
             "last_stamp_ns": self._last_stamp_ns,
@@ -257,6 +262,7 @@ def _dispatch(run: _Run, message: RecordedMessage, topics: TopicChoice) -> None:
         pipeline.on_bad_message(role, error)
         return
     if role == "image":
+        run.inputs.on_image(content)
         pipeline.on_image(content, message.log_ns)
         run.copy(message, content)
     elif role == "camera_info":
@@ -267,6 +273,7 @@ def _dispatch(run: _Run, message: RecordedMessage, topics: TopicChoice) -> None:
     else:
         for sensor, name in enumerate(topics.points):
             if name == topic:
+                run.inputs.on_points(topic, content)
                 pipeline.on_sweep(sensor, content)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 import cv2
 import numpy as np
 
+from mf_ros.core.camera import CameraModel
 from mf_ros.core.projection import rasterize_nearest
 from mf_ros.core.types import ByteArray, FloatArray
 from mf_ros.engine.pipeline import DepthResult
@@ -37,6 +38,9 @@ class Sample:
         metrics: errors of this frame on its held-out returns; empty when none were held out.
         timings_ms: milliseconds per stage.
         camera_size: width and height at which the frame was processed.
+        camera: the model of ``image`` at its size here, to draw its cloud; None draws none.
+        returns: LiDAR returns that the camera can see, at full size.
+        hidden: returns inside the image that a nearer surface hides.
     """
 
     number: int
@@ -51,6 +55,9 @@ class Sample:
     metrics: Dict[str, float]
     timings_ms: Dict[str, float]
     camera_size: Tuple[int, int]
+    camera: Optional[CameraModel] = None
+    returns: int = 0
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,9 @@ def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -
         metrics={} if held_out is None else dict(held_out.metrics),
         timings_ms=dict(result.timings_ms),
         camera_size=(width, height),
+        camera=result.frame.camera.resized(small_width, small_height),
+        returns=result.sparse.count,
+        hidden=result.sparse.hidden,
     )
 
 
