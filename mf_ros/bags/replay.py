@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import math
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
@@ -14,9 +13,11 @@ from mf_ros import __version__
 from mf_ros.bags.depth_output import DepthOutput
 from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.bags.reader import RecordedMessage, Recording
+from mf_ros.bags.report import REPORT_NAME
 from mf_ros.bags.samples import ReplayReport, SampleKeeper, make_sample
 from mf_ros.bags.seen import InputsSeen
 from mf_ros.bags.topics import TopicChoice
+from mf_ros.bags.whole_file import write_whole
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config
 from mf_ros.core.settings import config_to_mapping
@@ -80,7 +81,8 @@ def replay(
     pipeline = DepthPipeline(_patient(config), engine, len(topics.points), rectified_input=topics.rectified)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY_NAME).unlink(missing_ok=True)
+        for name in (SUMMARY_NAME, REPORT_NAME):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise BagError(f"The output directory {folder} cannot be used: {error.strerror}.") from error
     with StopOnSignal() as signals, McapWriter(folder / OUTPUT_NAME) as writer:
@@ -104,17 +106,7 @@ def write_json(path: Path, value: Dict[str, Any]) -> None:
     Raises:
         BagError: it cannot be written.
     """
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(text)
-        # Temporary files are private to their owner; this one is meant to be read.
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise BagError(f"{path} cannot be written: {error.strerror}.") from error
+    write_whole(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
 class _Run:

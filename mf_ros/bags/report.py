@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 from mf_ros.bags import report_pictures as pictures
 from mf_ros.bags.report_texts import ADVICE, METRICS, STAGES
 from mf_ros.bags.samples import ReplayReport, Sample
+from mf_ros.bags.whole_file import write_whole
 from mf_ros.core.config import CloudConfig, Config
 from mf_ros.core.settings import config_from_mapping, settings
 from mf_ros.core.types import AnyArray, ByteArray
-from mf_ros.errors import BagError, require_package
+from mf_ros.errors import require_package
 
 jinja2 = require_package("jinja2", extra="bags")
 
@@ -62,17 +62,7 @@ def write_report(report: ReplayReport, out_dir: Union[str, Path]) -> Path:
         BagError: it cannot be written.
     """
     path = Path(out_dir) / REPORT_NAME
-    text = render_report(report)
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(text)
-        # Temporary files are private to their owner; this one is meant to be read.
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise BagError(f"{path} cannot be written: {error.strerror}.") from error
+    write_whole(path, render_report(report))
     return path
 
 
