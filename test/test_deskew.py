@@ -9,7 +9,8 @@ import pytest
 
 from mf_ros.core.config import LidarConfig
 from mf_ros.core.deskew import deskew, motion_known, motion_wanted, to_camera
-from mf_ros.core.transforms import StampedTransform, TransformTree, invert, make_transform
+from mf_ros.core.rigid import invert, make_transform
+from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.core.types import CameraFrame, LidarSweep
 from mf_ros.errors import TransformError
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mf_ros.core.transforms import StampedTransform, TransformTree, invert, make_transform, quaternion_of
+from mf_ros.core.rigid import invert, make_transform, quaternion_of
+from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.errors import MessageError, TransformError
 
 pt = pytest.importorskip("pytransform3d.transformations")

@@ -17,7 +17,8 @@ from mf_ros.core.camera import MAX_PIXELS, CameraModel, make_camera
 from mf_ros.core.config import TimeUnit
 from mf_ros.core.encoding import decode_depth
 from mf_ros.core.pointcloud import PointField, parse_cloud
-from mf_ros.core.transforms import StampedTransform, make_transform
+from mf_ros.core.rigid import make_transform
+from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import AnyArray, ByteArray, FloatArray, LidarSweep
 from mf_ros.errors import MessageError
 
