@@ -21,7 +21,8 @@ from mf_ros.bags.reader import open_recording
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.messages import camera_from_info, decode_cloud, decode_image, transforms_of
-from mf_ros.core.transforms import StampedTransform, make_transform
+from mf_ros.core.rigid import make_transform
+from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import BagError, MessageError
 
@@ -212,8 +213,10 @@ def test_what_is_written_is_what_the_pipeline_reads(path: Path) -> None:
 
 def test_any_standard_message_can_be_written(path: Path) -> None:
     with McapWriter(path) as writer:
-        writer.write_odometry("/odom", POSE)
+        writer.write_odometry("/odom", POSE, twist=np.arange(6.0))
     odometry = read_back(path, "/odom")
+    linear, angular = odometry.twist.twist.linear, odometry.twist.twist.angular
+    assert [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z] == [0, 1, 2, 3, 4, 5]
     copy = path.with_name("copy.mcap")
     with McapWriter(copy) as writer:
         writer.write_raw("/odom2", odometry, STAMP_NS)
@@ -336,6 +339,7 @@ def test_what_cannot_be_written_is_refused_and_the_file_stays_sound(path: Path) 
             lambda: writer.write_raw("/odd", object(), STAMP_NS),
             lambda: writer.write_raw("/odd", object(), STAMP_NS, msgtype="std_msgs/msg/String"),
             lambda: writer.write_odometry("/tf", POSE),
+            lambda: writer.write_odometry("/odom", POSE, twist=np.zeros(3)),
             lambda: writer.write_image("/image", np.zeros((4, 6), np.uint8), 2**70, "camera"),
             lambda: writer.write_image("/image", np.zeros((4, 6), np.uint8), -1, "camera"),
         ):

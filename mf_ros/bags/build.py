@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.transforms import StampedTransform, quaternion_of
+from mf_ros.core.rigid import quaternion_of
+from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import AnyArray, DoubleArray, LidarSweep
 from mf_ros.errors import MessageError
 
@@ -133,23 +134,27 @@ class MessageBuilder:
         ]
         return "tf2_msgs/msg/TFMessage", self._make("tf2_msgs/msg/TFMessage", transforms=stamped)
 
-    def odometry(self, pose: StampedTransform) -> Message:
-        """nav_msgs/Odometry of a pose, with zero twist and zero (unknown) covariances."""
-        zero = np.zeros(3)
+    def odometry(self, pose: StampedTransform, twist: Optional[AnyArray]) -> Message:
+        """nav_msgs/Odometry of a pose and a twist, with zero (unknown) covariances; see `McapWriter.write_odometry`."""
+        velocity = np.zeros(6) if twist is None else np.asarray(twist, np.float64).reshape(-1)
+        if velocity.shape != (6,):
+            raise MessageError(f"A twist is 6 numbers, linear and angular velocity, not {velocity.size}.")
         covariance = np.zeros(36)
         T = pose.T_parent_child
         place = self._make(
             "geometry_msgs/msg/Pose", position=self._vector("Point", T[:3, 3]), orientation=self._quaternion(T)
         )
-        twist = self._make(
-            "geometry_msgs/msg/Twist", linear=self._vector("Vector3", zero), angular=self._vector("Vector3", zero)
+        moving = self._make(
+            "geometry_msgs/msg/Twist",
+            linear=self._vector("Vector3", velocity[:3]),
+            angular=self._vector("Vector3", velocity[3:]),
         )
         return "nav_msgs/msg/Odometry", self._make(
             "nav_msgs/msg/Odometry",
             header=self._header(pose.stamp_ns, pose.parent),
             child_frame_id=pose.child,
             pose=self._make("geometry_msgs/msg/PoseWithCovariance", pose=place, covariance=covariance),
-            twist=self._make("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=covariance),
+            twist=self._make("geometry_msgs/msg/TwistWithCovariance", twist=moving, covariance=covariance),
         )
 
     def _make(self, msgtype: str, **fields: Any) -> Any:

@@ -203,9 +203,19 @@ class McapWriter:
         name = topic or ("/tf_static" if static else "/tf")
         self._write(name, message, latest if log_ns is None else log_ns)
 
-    def write_odometry(self, topic: str, pose: StampedTransform, *, log_ns: Optional[int] = None) -> None:
-        """Write a nav_msgs/Odometry with the pose of ``pose.child`` in ``pose.parent``; the twist is zero."""
-        self._write(topic, self._build.odometry(pose), pose.stamp_ns if log_ns is None else log_ns)
+    def write_odometry(
+        self, topic: str, pose: StampedTransform, *, twist: Optional[AnyArray] = None, log_ns: Optional[int] = None
+    ) -> None:
+        """Write a nav_msgs/Odometry.
+
+        Args:
+            pose: of ``pose.child`` in ``pose.parent``.
+            twist: (6,) velocity of the child in its own frame, m/s and rad/s; None writes zeros.
+
+        Raises:
+            MessageError: the twist does not hold 6 numbers.
+        """
+        self._write(topic, self._build.odometry(pose, twist), pose.stamp_ns if log_ns is None else log_ns)
 
     def write_raw(self, topic: str, msg: Any, log_ns: int, *, msgtype: Optional[str] = None) -> None:
         """Write any message object of a standard ROS 2 type.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from mf_ros.core.transforms import quaternion_of
-from mf_ros.core.types import ByteArray, DoubleArray
+from mf_ros.core.types import ByteArray
 from mf_ros.errors import ConfigError
-from mf_ros.simulate.rig import BASE, ODOM, OPTICAL, START_NS, Rig, default_camera
+from mf_ros.simulate.rig import OPTICAL, START_NS, Rig, default_camera
 from mf_ros.simulate.sensors import LidarModel
 from mf_ros.simulate.trajectory import Trajectory
 from mf_ros.simulate.worlds import Style, make_scene
@@ -182,28 +180,7 @@ def _schedule(rig: Rig, frames: int, seconds: float, rate_hz: float) -> List[Tup
 def _write_pose(writer: McapWriter, rig: Rig, stamp: int, log_ns: int) -> None:
     pose = rig.base_pose(stamp)
     writer.write_tf([pose], log_ns=log_ns)
-    x, y, z, w = quaternion_of(pose.T_parent_child)
-    twist = rig.base_twist(stamp)
-    seconds, nanoseconds = divmod(stamp, 10**9)
-    covariance = np.zeros(36)
-    odometry = SimpleNamespace(
-        header=SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds), frame_id=ODOM),
-        child_frame_id=BASE,
-        pose=SimpleNamespace(
-            pose=SimpleNamespace(
-                position=_vector(pose.T_parent_child[:3, 3]), orientation=SimpleNamespace(x=x, y=y, z=z, w=w)
-            ),
-            covariance=covariance,
-        ),
-        twist=SimpleNamespace(
-            twist=SimpleNamespace(linear=_vector(twist[:3]), angular=_vector(twist[3:])), covariance=covariance
-        ),
-    )
-    writer.write_raw(ODOM_TOPIC, odometry, log_ns, msgtype="nav_msgs/msg/Odometry")
-
-
-def _vector(values: DoubleArray) -> SimpleNamespace:
-    return SimpleNamespace(x=float(values[0]), y=float(values[1]), z=float(values[2]))
+    writer.write_odometry(ODOM_TOPIC, pose, twist=rig.base_twist(stamp), log_ns=log_ns)
 
 
 def _write_image(writer: McapWriter, rig: Rig, index: int, log_ns: int, compressed: bool, ground_truth: bool) -> None:
