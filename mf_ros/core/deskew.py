@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from mf_ros.core.config import LidarConfig
 from mf_ros.core.transforms import TransformTree
-from mf_ros.core.types import BoolArray, CameraFrame, CameraPoints, DoubleArray, FloatArray, LidarSweep
+from mf_ros.core.types import BoolArray, CameraPoints, DoubleArray, FloatArray, LidarSweep
 from mf_ros.errors import TransformError
 
 _KNOT_S = 1e-3
 _MAX_KNOTS = 4096
 _STEPS = 100
 _MAX_TABLE = 2**17
+
+
+class Stamped(Protocol):
+    """Where and when something was measured; a ``CameraFrame`` is one, and so is an image that is not decoded yet.
+
+    Attributes:
+        stamp_ns: ns.
+        frame_id: name of the frame.
+    """
+
+    @property
+    def stamp_ns(self) -> int: ...
+
+    @property
+    def frame_id(self) -> str: ...
 
 
 def deskew(
@@ -92,7 +107,7 @@ def motion_known(
 
 
 def motion_wanted(
-    sweeps: Sequence[Optional[LidarSweep]], frame: CameraFrame, tree: TransformTree, config: LidarConfig
+    sweeps: Sequence[Optional[LidarSweep]], frame: Stamped, tree: TransformTree, config: LidarConfig
 ) -> bool:
     """Whether waiting for more /tf would let ``to_camera`` compensate motion that it cannot compensate yet.
 
@@ -116,7 +131,7 @@ def motion_wanted(
 
 
 def to_camera(
-    sweeps: Sequence[Optional[LidarSweep]], frame: CameraFrame, tree: TransformTree, config: LidarConfig
+    sweeps: Sequence[Optional[LidarSweep]], frame: Stamped, tree: TransformTree, config: LidarConfig
 ) -> Tuple[CameraPoints, Tuple[bool, ...]]:
     """Merge the sweeps of several LiDARs into the camera's frame at the image's stamp.
 
@@ -126,7 +141,7 @@ def to_camera(
 
     Args:
         sweeps: one entry for each LiDAR in the order of the topics; None where there is none for this image.
-        frame: its stamp and frame are used.
+        frame: the image; only its stamp and frame are read.
 
     Returns:
         The points, with the index of their LiDAR; and for each entry of ``sweeps`` whether motion was compensated.
@@ -160,7 +175,7 @@ def to_camera(
     return CameraPoints(merged, ring, np.concatenate(sensors)), tuple(compensated)
 
 
-def _pose(lidar_frame: str, frame: CameraFrame, tree: TransformTree) -> DoubleArray:
+def _pose(lidar_frame: str, frame: Stamped, tree: TransformTree) -> DoubleArray:
     if tree.can_lookup(frame.frame_id, lidar_frame, frame.stamp_ns):
         return tree.lookup(frame.frame_id, lidar_frame, frame.stamp_ns)
     return tree.lookup_latest(frame.frame_id, lidar_frame)

@@ -6,14 +6,14 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any, Deque, Dict, Iterable, List, Optional, Union, cast
+from typing import Any, Deque, Dict, Iterable, List, Optional, Union
 
 from mf_ros.core import messages
 from mf_ros.core.config import Config
 from mf_ros.core.deskew import motion_wanted
 from mf_ros.core.matching import StampMatcher
 from mf_ros.core.transforms import StampedTransform, TransformTree
-from mf_ros.core.types import CameraFrame, LidarSweep
+from mf_ros.core.types import LidarSweep
 from mf_ros.engine import reasons
 from mf_ros.engine.frame import DepthResult, FrameProcessor
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage, StoredSweep
@@ -220,9 +220,7 @@ class DepthPipeline:
             sweep is None or self._tree.can_lookup(frame_id, sweep.frame_id, image.stamp_ns) for sweep in sweeps
         ):
             return False
-        # Only the stamp and the frame are read, and decoding the image can wait.
-        frame = cast(CameraFrame, replace(image, frame_id=frame_id))
-        return not motion_wanted(sweeps, frame, self._tree, self._config.lidar)
+        return not motion_wanted(sweeps, replace(image, frame_id=frame_id), self._tree, self._config.lidar)
 
     def _collect(self, flush: bool = False) -> None:
         for match in self._matcher.pop(flush):
