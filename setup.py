@@ -1,13 +1,19 @@
 """Package definition; it imports nothing of the package, because colcon runs it to discover the package."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 CV = ["opencv-python-headless>=4.5"]
-BAGS = ["rosbags>=0.10.9", "mcap>=1.2", "jinja2>=3.0"]
+BAGS = ["rosbags>=0.11.1", "mcap>=1.2", "jinja2>=3.0"]
 EVAL = ["scipy>=1.8"]
 TORCH = ["torch>=2.4", "safetensors>=0.4"]
+
+
+def files(folder, pattern):
+    """Paths for data_files, which must be relative to this file's folder."""
+    return sorted(path.as_posix() for path in Path(folder).glob(pattern))
+
 
 setup(
     name="mf_ros",
@@ -18,14 +24,14 @@ setup(
     maintainer="mf_ros maintainers",
     maintainer_email="mf-ros@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=find_packages(include=["mf_ros", "mf_ros.*"]) + ["mf_training"],
+    packages=[*find_packages(include=["mf_ros", "mf_ros.*"]), "mf_training"],
     package_dir={"mf_training": "training"},
     package_data={"mf_ros": ["py.typed", "bags/templates/*.html"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mf_ros"]),
         ("share/mf_ros", ["package.xml"]),
-        ("share/mf_ros/launch", glob("launch/*.launch.py")),
-        ("share/mf_ros/config", glob("config/*.yaml")),
+        ("share/mf_ros/launch", files("launch", "*.launch.py")),
+        ("share/mf_ros/config", files("config", "*.yaml")),
     ],
     install_requires=["numpy>=1.21", "pyyaml>=5.4", "tyro>=0.9", "rich>=12"],
     extras_require={
