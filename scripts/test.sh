@@ -10,16 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 make_venv .venv
 python=.venv/bin/python
 
-# torch comes first and as the CPU build: a plain install would bring several GB of CUDA libraries.
+# torch comes first and only as a CPU build: any other brings several GB of CUDA libraries. An index that has such builds
+# is configured in pip (pip config set global.extra-index-url ...); without one, torch is left out.
 torch_version=$(sed -n 's/^torch==//p' constraints.txt)
 if ! "$python" -c 'import torch' 2>/dev/null; then
     if "$python" -m pip install -q -c constraints.txt "torch==$torch_version+cpu" 2>/dev/null; then
         echo "torch $torch_version (CPU) installed"
-    elif "$python" -m pip install -q --retries 1 -c constraints.txt "torch==$torch_version+cpu" \
-        --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null; then
-        echo "torch $torch_version (CPU) installed from download.pytorch.org"
     else
-        echo "torch is left out: no CPU wheel of $torch_version for $("$python" --version) was found; tests that need it are skipped"
+        echo "torch is left out: pip finds no torch $torch_version+cpu for $("$python" --version); tests that need it are skipped"
     fi
 fi
 "$python" -m pip install -q -c constraints.txt -e '.[offline,remote,dev]'
