@@ -11,9 +11,8 @@ values never do: the one choice that depends on the sensor, ``RowPattern``, is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -22,16 +21,28 @@ from mf_ros.core.types import BoolArray, FloatArray
 # An array of either library. The functions below use only what both offer under one name.
 Array = Any
 
-_WINDOW = (0.25, 0.5, 0.25)
+_ROWS, _COLS = -2, -1
+_WINDOW_SIDE, _WINDOW_CENTRE = 0.25, 0.5
 _VALUE_RIDGE = 0.01
 _SLOPE_RIDGE = 0.1
 _SLOPE_DECAY = 0.9
-_OVERSHOOT = 0.15
+_OVERSHOOT = 1.15
 _NOTHING = 1e9
 _COARSEST = 2
 _SNAP_PASSES = ((4, 0.06), (2, 0.06), (1, 0.06))
 _ROW_POOLINGS = 5
 _ROW_START_RATIO, _ROW_RATIO = 1.3, 1.5
+
+# What moments gain when the origin moves along an axis: (moment, from which, power of the offset, factor).
+# For example sum((x + o)^2) = sum(x^2) + 2 o sum(x) + o^2 sum(1).
+_GAINS = {
+    _COLS: (("x", "1", 1, 1.0), ("xx", "1", 2, 1.0), ("xx", "x", 1, 2.0), ("xy", "y", 1, 1.0), ("rx", "r", 1, 1.0)),
+    _ROWS: (("y", "1", 1, 1.0), ("yy", "1", 2, 1.0), ("yy", "y", 1, 2.0), ("xy", "x", 1, 1.0), ("ry", "r", 1, 1.0)),
+}
+
+# Sums over the returns of a cell, by name: "1" counts them, "r" adds up their inverse depth, "x" and "y" are pixels
+# from the cell's centre along columns and rows, "xy" and "rx" products. A name that is absent is zero everywhere.
+Moments = Dict[str, Array]
 
 
 class RowPattern(NamedTuple):
@@ -59,53 +70,16 @@ class Completion(NamedTuple):
     farthest: Array
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over the returns of a cell, coordinates in pixels from its centre; None stands for zeros."""
-
-    one: Array
-    x: Array
-    y: Array
-    xx: Array
-    xy: Array
-    yy: Array
-    r: Array
-    rx: Array
-    ry: Array
-
-    def arrays(self) -> Tuple[Array, ...]:
-        return (self.one, self.x, self.y, self.xx, self.xy, self.yy, self.r, self.rx, self.ry)
-
-    def moved(self, offset: float, axis: int) -> _Moments:
-        """The same returns seen from a centre displaced by ``-offset`` along an axis (0 rows, 1 columns)."""
-        if offset == 0:
-            return self
-        one, x, y, xx, xy, yy, r, rx, ry = self.arrays()
-        if axis == 1:
-            xx = _sum(xx, _times(x, 2 * offset), one * offset**2)
-            xy, x, rx = _sum(xy, _times(y, offset)), _sum(x, one * offset), _sum(rx, r * offset)
-        else:
-            yy = _sum(yy, _times(y, 2 * offset), one * offset**2)
-            xy, y, ry = _sum(xy, _times(x, offset)), _sum(y, one * offset), _sum(ry, r * offset)
-        return _Moments(one, x, y, xx, xy, yy, r, rx, ry)
-
-    def sliced(self, index: Any) -> _Moments:
-        return _Moments(*(None if a is None else a[index] for a in self.arrays()))
-
-    def scaled(self, factor: float) -> _Moments:
-        return _Moments(*(_times(a, factor) for a in self.arrays()))
-
-    def plus(self, other: _Moments) -> _Moments:
-        return _Moments(*(_sum(a, b) for a, b in zip(self.arrays(), other.arrays(), strict=True)))
-
-
 class _Level(NamedTuple):
-    """One level of the pyramid: moments, extreme inverse depths, and the axes that were halved to reach the next."""
+    """One level of the pyramid.
 
-    moments: _Moments
-    lowest: Array
-    highest: Array
-    stride: Tuple[int, int]
+    ``bounds`` is (2, h, w): the smallest inverse depth of each cell and the negated largest, so that both are minima.
+    ``stride`` is the cell's size in pixels by axis, ``halved`` the axes that were halved to reach the next level.
+    """
+
+    moments: Moments
+    bounds: Array
+    stride: Dict[int, int]
     halved: Tuple[int, ...]
 
 
@@ -134,6 +108,11 @@ def row_pattern(returns: BoolArray) -> RowPattern:
     return RowPattern(int(np.argmax(np.array(ratios) > _ROW_START_RATIO)), 1)
 
 
+def complete_depth(sparse: FloatArray) -> Completion:
+    """``complete_inverse_depth`` on NumPy, with the pattern of the returns measured on the way."""
+    return complete_inverse_depth(sparse, row_pattern(sparse > 0))
+
+
 def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = np) -> Completion:
     """Fill inverse depth between sparse returns.
 
@@ -147,62 +126,85 @@ def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = 
     """
     levels = _pyramid(sparse, pattern, xp)
     coarsest = levels[-1]
-    total = coarsest.moments.one.sum()
-    zero = coarsest.moments.one * 0
-    plane = _Plane(zero + coarsest.moments.r.sum() / total, zero, zero)
-    low, high = zero + coarsest.lowest.min(), zero + coarsest.highest.max()
-    least, most = coarsest.lowest.min(), coarsest.highest.max()
+    zero = coarsest.moments["1"] * 0
+    plane = _Plane(zero + coarsest.moments["r"].sum() / coarsest.moments["1"].sum(), zero, zero)
+    least, most = coarsest.bounds[0].min(), -coarsest.bounds[1].min()
+    bounds = xp.stack([zero + least, zero - most], 0)
     for number, level in reversed(list(enumerate(levels))):
-        if number < len(levels) - 1:
-            shape, stride = level.moments.one.shape, level.stride
-            for axis in reversed(level.halved):
-                plane = _finer_plane(plane, shape[axis], stride[axis], axis, xp)
-                low, high = (_finer(bound, shape[axis], axis, xp) for bound in (low, high))
+        for axis in reversed(level.halved):
+            size = _shape(levels[number])[axis]
+            plane = _finer_plane(plane, size, level.stride[axis], axis, xp)
+            bounds = _finer(bounds, size, axis, xp)
         plane = _fitted(plane, level, xp)
-        low, high = _local_range(level, low, high, xp)
-        plane = plane._replace(
-            value=xp.minimum(xp.maximum(plane.value, low / (1 + _OVERSHOOT)), high * (1 + _OVERSHOOT))
-        )
+        bounds = _local_bounds(level, bounds, xp)
+        low, high = bounds[0] / _OVERSHOOT, -bounds[1] * _OVERSHOOT
+        plane = plane._replace(value=xp.minimum(xp.maximum(plane.value, low), high))
     value = xp.minimum(xp.maximum(plane.value, least), most)
-    return Completion(_snapped(value, xp), high, low)
+    return Completion(_snapped(value, xp), -bounds[1], bounds[0])
 
 
 def _pyramid(sparse: Array, pattern: RowPattern, xp: ModuleType) -> List[_Level]:
     present = sparse > 0
-    one = xp.where(present, sparse * 0 + 1, sparse * 0)
-    inverse = one / xp.where(present, sparse, sparse * 0 + 1)
-    moments = _Moments(one, None, None, None, None, None, inverse, None, None)
-    lowest, highest = xp.where(present, inverse, inverse * 0 + _NOTHING), inverse
-    stride = (1, 1)
+    zero = sparse * 0
+    one = xp.where(present, zero + 1, zero)
+    inverse = one / xp.where(present, sparse, zero + 1)
+    moments: Moments = {"1": one, "r": inverse}
+    bounds = xp.stack([xp.where(present, inverse, zero + _NOTHING), xp.where(present, -inverse, zero + _NOTHING)], 0)
+    stride = {_ROWS: 1, _COLS: 1}
     levels: List[_Level] = []
     while True:
-        shape = moments.one.shape
+        shape = moments["1"].shape
         only_rows = pattern.start <= len(levels) < pattern.start + pattern.poolings
-        halved = tuple(axis for axis in ((0,) if only_rows else (0, 1)) if shape[axis] > 1)
+        halved = tuple(axis for axis in ((_ROWS,) if only_rows else (_ROWS, _COLS)) if shape[axis] > 1)
         if max(shape) <= _COARSEST or not halved:
-            levels.append(_Level(moments, lowest, highest, stride, ()))
+            levels.append(_Level(moments, bounds, dict(stride), ()))
             return levels
-        levels.append(_Level(moments, lowest, highest, stride, halved))
+        levels.append(_Level(moments, bounds, dict(stride), halved))
         for axis in halved:
             moments = _halved(moments, stride[axis], axis, xp)
-            lowest = xp.minimum(*_pairs(lowest, axis, _NOTHING, xp))
-            highest = xp.maximum(*_pairs(highest, axis, 0.0, xp))
-            stride = (stride[0] * 2, stride[1]) if axis == 0 else (stride[0], stride[1] * 2)
+            bounds = xp.minimum(*_pairs(bounds, axis, _NOTHING, xp))
+            stride[axis] *= 2
 
 
-def _halved(moments: _Moments, stride: int, axis: int, xp: ModuleType) -> _Moments:
-    pairs = [None if a is None else _pairs(a, axis, 0.0, xp) for a in moments.arrays()]
-    first = _Moments(*(None if pair is None else pair[0] for pair in pairs))
-    second = _Moments(*(None if pair is None else pair[1] for pair in pairs))
-    return first.moved(-stride / 2, axis).plus(second.moved(stride / 2, axis))
+def _shape(level: _Level) -> Tuple[int, ...]:
+    shape: Tuple[int, ...] = level.moments["1"].shape
+    return shape
+
+
+def _halved(moments: Moments, stride: int, axis: int, xp: ModuleType) -> Moments:
+    """Moments of pairs of cells about the pairs' centres."""
+    first, second = _pairs(xp.stack(list(moments.values()), 0), axis, 0.0, xp)
+    both = first + second
+    return _moved(moments, both, (second - first) * (stride / 2), both * (stride / 2) ** 2, axis)
+
+
+def _windowed(moments: Moments, stride: int, axis: int, xp: ModuleType) -> Moments:
+    """Weighted moments of each cell and its two neighbours along an axis, about the cell's centre."""
+    stack = xp.stack(list(moments.values()), 0)
+    before, after = (_neighbour(stack, offset, axis, xp, zero=True) for offset in (-1, 1))
+    both = (before + after) * _WINDOW_SIDE
+    return _moved(
+        moments, both + stack * _WINDOW_CENTRE, (after - before) * (_WINDOW_SIDE * stride), both * stride**2, axis
+    )
+
+
+def _moved(moments: Moments, plain: Array, first: Array, second: Array, axis: int) -> Moments:
+    """Moments about a new origin from sums of the old ones, plain and weighted by the offset and its square."""
+    names = list(moments)
+    result: Moments = dict(zip(names, plain, strict=True))
+    for target, source, power, factor in _GAINS[axis]:
+        if source in moments:
+            gain = (first if power == 1 else second)[names.index(source)] * factor
+            result[target] = result[target] + gain if target in result else gain
+    return result
 
 
 def _fitted(prior: _Plane, level: _Level, xp: ModuleType) -> _Plane:
     """Least-squares plane of the returns in a 3x3-cell window, held to the prior plane by a ridge."""
     moments = level.moments
-    for axis in (1, 0):
+    for axis in (_COLS, _ROWS):
         moments = _windowed(moments, level.stride[axis], axis, xp)
-    one, x, y, xx, xy, yy, r, rx, ry = moments.arrays()
+    one, x, y, xx, xy, yy, r, rx, ry = (moments[name] for name in ("1", "x", "y", "xx", "xy", "yy", "r", "rx", "ry"))
     value, slope_x, slope_y = prior.value, prior.x * _SLOPE_DECAY, prior.y * _SLOPE_DECAY
     # Normal equations of the departure from the prior, solved by LDL^T: the matrix is positive definite.
     residual = r - (one * value + x * slope_x + y * slope_y)
@@ -210,10 +212,10 @@ def _fitted(prior: _Plane, level: _Level, xp: ModuleType) -> _Plane:
     residual_y = ry - (y * value + xy * slope_x + yy * slope_y)
     d0 = 1.0 / (one + _VALUE_RIDGE)
     l10, l20 = x * d0, y * d0
-    d1 = 1.0 / (xx + _SLOPE_RIDGE * level.stride[1] ** 2 - l10 * x)
+    d1 = 1.0 / (xx + _SLOPE_RIDGE * level.stride[_COLS] ** 2 - l10 * x)
     e21 = xy - l20 * x
     l21 = e21 * d1
-    d2 = 1.0 / (yy + _SLOPE_RIDGE * level.stride[0] ** 2 - l20 * y - l21 * e21)
+    d2 = 1.0 / (yy + _SLOPE_RIDGE * level.stride[_ROWS] ** 2 - l20 * y - l21 * e21)
     residual_x = residual_x - l10 * residual
     step_y = (residual_y - l20 * residual - l21 * residual_x) * d2
     step_x = residual_x * d1 - l21 * step_y
@@ -221,54 +223,40 @@ def _fitted(prior: _Plane, level: _Level, xp: ModuleType) -> _Plane:
     return _Plane(value + step, slope_x + step_x, slope_y + step_y)
 
 
-def _windowed(moments: _Moments, stride: int, axis: int, xp: ModuleType) -> _Moments:
-    """Weighted sum of each cell's moments with its two neighbours' along an axis, all about the cell's centre."""
-    total: Optional[_Moments] = None
-    for offset, weight in zip((-1, 0, 1), _WINDOW, strict=True):
-        neighbour = _Moments(
-            *(None if a is None else _neighbour(a, offset, axis, xp, zero=True) for a in moments.arrays())
-        )
-        part = neighbour.scaled(weight).moved(float(offset * stride), axis)
-        total = part if total is None else total.plus(part)
-    assert total is not None
-    return total
-
-
-def _local_range(level: _Level, low: Array, high: Array, xp: ModuleType) -> Tuple[Array, Array]:
-    """Range of inverse depth in the 3x3-cell window; where it is empty the coarser level's range goes on."""
-    lowest, highest = level.lowest, level.highest
-    for axis in (0, 1):
-        lowest = _three(lowest, axis, xp.minimum, xp)
-        highest = _three(highest, axis, xp.maximum, xp)
-    some = highest > 0
-    return xp.where(some, lowest, low), xp.where(some, highest, high)
+def _local_bounds(level: _Level, coarser: Array, xp: ModuleType) -> Array:
+    """Bounds of inverse depth in the 3x3-cell window; where it is empty the coarser level's bounds go on."""
+    bounds = level.bounds
+    for axis in (_ROWS, _COLS):
+        sides = xp.minimum(_neighbour(bounds, -1, axis, xp), _neighbour(bounds, 1, axis, xp))
+        bounds = xp.minimum(bounds, sides)
+    return xp.where(bounds < _NOTHING, bounds, coarser)
 
 
 def _finer_plane(plane: _Plane, size: int, stride: int, axis: int, xp: ModuleType) -> _Plane:
     """Planes at twice the resolution: each child blends what its parent's and the next parent's plane say there."""
-    slope = plane.x if axis == 1 else plane.y
+    slope = plane.x if axis == _COLS else plane.y
     own, reach = slope * (stride / 2), slope * (1.5 * stride)
     before = _neighbour(plane.value + reach, -1, axis, xp)
     after = _neighbour(plane.value - reach, 1, axis, xp)
     value = _interleaved(
         (plane.value - own) * 0.75 + before * 0.25, (plane.value + own) * 0.75 + after * 0.25, axis, xp
     )
-    cut = _first(size, axis)
-    return _Plane(value[cut], _finer(plane.x, size, axis, xp), _finer(plane.y, size, axis, xp))
+    slopes = _finer(xp.stack([plane.x, plane.y], 0), size, axis, xp)
+    return _Plane(_cut(value, 0, size, axis), slopes[0], slopes[1])
 
 
 def _finer(values: Array, size: int, axis: int, xp: ModuleType) -> Array:
     """Linear interpolation to twice the resolution, cut to ``size``."""
     before, after = (_neighbour(values, offset, axis, xp) * 0.25 for offset in (-1, 1))
     own = values * 0.75
-    return _interleaved(own + before, own + after, axis, xp)[_first(size, axis)]
+    return _cut(_interleaved(own + before, own + after, axis, xp), 0, size, axis)
 
 
 def _snapped(value: Array, xp: ModuleType) -> Array:
     """Pull pixels between two surfaces to one of them: means over neighbours of similar inverse depth."""
     for reach, tolerance in _SNAP_PASSES:
         total, weights = value, 1.0
-        for axis in (0, 1):
+        for axis in (_ROWS, _COLS):
             for offset in (-reach, reach):
                 other = _neighbour(value, offset, axis, xp)
                 difference = (other - value) / (value * tolerance)
@@ -281,54 +269,30 @@ def _snapped(value: Array, xp: ModuleType) -> Array:
 
 def _neighbour(values: Array, offset: int, axis: int, xp: ModuleType, zero: bool = False) -> Array:
     """Each cell's neighbour ``offset`` cells on along an axis; the border repeats, or is zero."""
-    if offset == 0:
-        return values
-    count = min(abs(offset), values.shape[axis])
-    if offset < 0:
-        edge, rest = values[_span(0, 1, axis)], values[_span(0, values.shape[axis] - count, axis)]
-    else:
-        edge, rest = values[_span(values.shape[axis] - 1, None, axis)], values[_span(count, None, axis)]
+    size = values.shape[axis]
+    count = min(abs(offset), size)
+    edge = _cut(values, 0, 1, axis) if offset < 0 else _cut(values, size - 1, size, axis)
     border = [edge * 0 if zero else edge] * count
-    return xp.concatenate([*border, rest] if offset < 0 else [rest, *border], axis)
-
-
-def _three(values: Array, axis: int, combine: Any, xp: ModuleType) -> Array:
-    return combine(values, combine(_neighbour(values, -1, axis, xp), _neighbour(values, 1, axis, xp)))
+    if offset < 0:
+        return xp.concatenate([*border, _cut(values, 0, size - count, axis)], axis)
+    return xp.concatenate([_cut(values, count, size, axis), *border], axis)
 
 
 def _pairs(values: Array, axis: int, fill: float, xp: ModuleType) -> Tuple[Array, Array]:
     """Even and odd cells along an axis, the last odd one filled up where the count is odd."""
-    if values.shape[axis] % 2:
-        values = xp.concatenate([values, values[_span(0, 1, axis)] * 0 + fill], axis)
-    step = slice(None, None, 2), slice(1, None, 2)
-    return (values[step[0]], values[step[1]]) if axis == 0 else (values[:, step[0]], values[:, step[1]])
+    size = values.shape[axis]
+    if size % 2:
+        values = xp.concatenate([values, _cut(values, 0, 1, axis) * 0 + fill], axis)
+    return _cut(values, 0, size + 1, axis, 2), _cut(values, 1, size + 1, axis, 2)
 
 
 def _interleaved(even: Array, odd: Array, axis: int, xp: ModuleType) -> Array:
-    rows, cols = even.shape
-    return xp.stack([even, odd], axis + 1).reshape((rows * 2, cols) if axis == 0 else (rows, cols * 2))
+    """Cells of ``even`` and ``odd`` in turn along an axis."""
+    shape = list(even.shape)
+    shape[axis] *= 2
+    return xp.stack([even, odd], even.ndim + axis + 1).reshape(shape)
 
 
-def _span(start: int, stop: Optional[int], axis: int) -> Any:
-    return slice(start, stop) if axis == 0 else (slice(None), slice(start, stop))
-
-
-def _first(count: int, axis: int) -> Any:
-    return _span(0, count, axis)
-
-
-def _times(values: Array, factor: float) -> Array:
-    return None if values is None else values * factor
-
-
-def _sum(*values: Array) -> Array:
-    total: Array = None
-    for value in values:
-        if value is not None:
-            total = value if total is None else total + value
-    return total
-
-
-def complete_depth(sparse: FloatArray) -> Completion:
-    """``complete_inverse_depth`` on NumPy, with the pattern of the returns measured on the way."""
-    return complete_inverse_depth(sparse, row_pattern(sparse > 0))
+def _cut(values: Array, start: int, stop: int, axis: int, step: int = 1) -> Array:
+    along = slice(start, stop, step)
+    return values[..., along, :] if axis == _ROWS else values[..., along]

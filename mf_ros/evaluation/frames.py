@@ -11,6 +11,8 @@ Forms read (all lengths in metres):
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -24,6 +26,7 @@ from mf_ros.errors import BagError
 
 MAX_WIDTH = 1300
 _SEQUENCE_FRAMES = 4
+_MAX_UNPACKED_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,15 @@ def _read_image(path: Path) -> ByteArray:
 
 def _read_arrays(path: Path) -> Dict[str, AnyArray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, KeyError) as error:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MAX_UNPACKED_BYTES:
+            raise BagError(
+                f"{path}: unpacks to {unpacked / 2**20:.0f} MiB; at most {_MAX_UNPACKED_BYTES >> 20} are read."
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise BagError(f"{path}: not a readable .npz file ({error}).") from error
 
 

@@ -157,17 +157,17 @@ def headline(records: Sequence[Record], engine: str) -> Optional[Headline]:
     for record in records:
         if record.lidar and record.truth == "visible" and record.input in _HEADLINE_LINES and np.isfinite(record.mae):
             table[record.source, record.input][record.engine] = record.mae
-    rows = [row for row in table.values() if engine in row and len(row) > 1]
-    if not rows:
+    table = {case: row for case, row in table.items() if engine in row and len(row) > 1}
+    if not table:
         return None
+    rows = list(table.values())
     others = [name for name in rows[0] if name != engine]
     simple = [name for name in _SIMPLE if name in others] or others
     single = {name: float(np.mean([row[name] for row in rows])) for name in others}
     best = min(single, key=lambda name: single[name])
     ratios = {
-        f"{source} {shown}": row[engine] / min(row[name] for name in simple)
+        f"{source} {shown}": row[engine] / max(min(row[name] for name in simple), 1e-9)
         for (source, shown), row in table.items()
-        if engine in row and len(row) > 1
     }
     worst = max(ratios, key=lambda name: ratios[name])
     return Headline(

@@ -18,7 +18,7 @@ from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import ProjectedReturns, project_points, rasterize_nearest
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
 
-_AZIMUTH_STEP_DEG = 0.2
+_FINEST_AZIMUTH_DEG, _COARSEST_AZIMUTH_DEG = 0.1, 1.0
 _SAME_SURFACE_RATIO = 1.2
 _UPSAMPLE = (8, 3)
 _BEHIND_RATIO, _BEHIND_M = 0.05, 0.3
@@ -52,8 +52,9 @@ def _surrounded(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int,
 def _scan_surface(points: CameraPoints, ring: AnyArray, camera: CameraModel) -> FloatArray:
     """(H, W) nearest depth of the surfaces spanned between neighbouring rings and azimuths; 0 = none."""
     xyz = points.points
-    bins = round(360.0 / _AZIMUTH_STEP_DEG)
-    column = ((np.degrees(np.arctan2(xyz[:, 0], xyz[:, 2])) + 180.0) / _AZIMUTH_STEP_DEG).astype(np.int64) % bins
+    azimuth = np.degrees(np.arctan2(xyz[:, 0], xyz[:, 2])) + 180.0
+    bins = round(360.0 / _azimuth_step(azimuth, ring))
+    column = (azimuth * (bins / 360.0)).astype(np.int64) % bins
     grid = np.full((int(ring.max()) + 1, bins, 3), np.nan, np.float32)
     grid[ring, column] = xyz
     corners = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]])
@@ -67,3 +68,12 @@ def _scan_surface(points: CameraPoints, ring: AnyArray, camera: CameraModel) -> 
     dense = project_points(CameraPoints(patch, None, np.zeros(len(patch), np.uint8)), camera, ProjectionConfig(False))
     rows, cols = dense.pixels()
     return rasterize_nearest(rows, cols, dense.z, (camera.height, camera.width))
+
+
+def _azimuth_step(azimuth: AnyArray, ring: AnyArray) -> float:
+    """Degrees between neighbouring returns of a ring, slightly widened so that every column of a full scan is hit."""
+    order = np.lexsort((azimuth, ring))
+    steps = np.diff(azimuth[order])[np.diff(ring[order]) == 0]
+    steps = steps[steps > 0]
+    typical = 1.2 * float(np.median(steps)) if len(steps) else _FINEST_AZIMUTH_DEG
+    return float(np.clip(typical, _FINEST_AZIMUTH_DEG, _COARSEST_AZIMUTH_DEG))
