@@ -146,6 +146,14 @@ def test_clocks_that_never_overlap_drop_all_and_tell_how_far_they_are() -> None:
     assert matcher.nearest_miss_ns == pytest.approx(a_year * MS, rel=1e-6)
 
 
+def test_a_lidar_behind_all_images_tells_how_far_too() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    a_year = 365 * 86_400_000.0
+    events = camera(60) + [(arrival, stream, stamp - a_year) for arrival, stream, stamp in lidar(20)]
+    assert feed(matcher, events) == []
+    assert matcher.nearest_miss_ns == pytest.approx(a_year * MS, rel=1e-6)
+
+
 def test_zero_lidars_match_at_once() -> None:
     matcher: StampMatcher = StampMatcher(0, SyncConfig())
     matcher.add_image(5 * MS, "image")

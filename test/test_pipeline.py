@@ -411,7 +411,36 @@ def test_clocks_that_never_meet_are_named():
     pipeline.on_image(image(0))
     assert run(pipeline) == []
     assert only_drop(pipeline) == "no_lidar"
-    assert "clocks differ" in pipeline.dropped.texts["no_lidar"]
+    assert "1699999999.123 s behind the camera's. Synchronise" in pipeline.dropped.texts["no_lidar"]
+
+
+def test_a_small_difference_of_clocks_names_the_offset_that_mends_it():
+    pipeline = started()
+    for number in range(40):
+        pipeline.on_image(image(number))
+        pipeline.on_sweep(0, cloud(number - 23))
+    assert run(pipeline) == []
+    assert "Set sync.lidar_offset_s to about [2.300]" in pipeline.dropped.texts["no_lidar"]
+
+
+def test_a_lidar_that_falls_silent_is_not_blamed_for_its_clock():
+    pipeline = started()
+    for number in range(60):
+        pipeline.on_image(image(number))
+        if number < 10:
+            pipeline.on_sweep(0, cloud(number))
+    assert len(run(pipeline)) == 10
+    text = pipeline.dropped.texts["no_lidar"]
+    assert "has sent nothing for 5.0 s" in text and "lidar_offset_s" not in text
+
+
+def test_a_sweep_without_a_valid_point_blames_the_sensor_not_the_transform():
+    pipeline = started()
+    pipeline.on_sweep(0, dataclasses.replace(wall(), points=np.zeros((960, 3), np.float32)))
+    pipeline.on_image(image(0))
+    assert run(pipeline) == []
+    assert only_drop(pipeline) == "no_returns"
+    assert "lidar.min_range_m = 0.3 to lidar.max_range_m = 250" in pipeline.dropped.texts["no_returns"]
 
 
 def test_a_worker_slower_than_the_camera_gets_the_newest_image_and_the_rest_is_stale():

@@ -162,11 +162,11 @@ class StampMatcher(Generic[ImageT, SweepT]):
         while len(self._images) > 0 and (flush or self._decided(self._images.stamps[0])):
             match = self._match(0)
             self._images.drop_first(1)
-            self._forget_sweeps(match.stamp_ns)
             if self._has_lidar(match):
                 matches.append(match)
             else:
                 self._drop_without_lidar(match.stamp_ns)
+            self._forget_sweeps(match.stamp_ns)
         return matches
 
     def latest(self) -> Optional[Match[ImageT, SweepT]]:
@@ -257,8 +257,9 @@ class StampMatcher(Generic[ImageT, SweepT]):
         self._count(NO_LIDAR)
         for queue in self._sweeps:
             at = queue.nearest(stamp_ns)
-            if at is not None:
-                miss = abs(queue.stamps[at] - stamp_ns)
+            nearest = queue.newest if at is None else queue.stamps[at]
+            if nearest is not None:
+                miss = abs(nearest - stamp_ns)
                 self.nearest_miss_ns = miss if self.nearest_miss_ns is None else min(self.nearest_miss_ns, miss)
 
     def _forget_sweeps(self, stamp_ns: int) -> None:

@@ -111,6 +111,14 @@ class FrameProcessor:
         timer.lap("prepare")
         frame = CameraFrame(image, camera, frame_set.image.stamp_ns, frame_id)
         points = self._to_camera(sweeps, frame)
+        if len(points) == 0:
+            limits = self._config.lidar
+            raise DropError(
+                reasons.NO_RETURNS,
+                "the sweep holds no valid point; all are NaN, infinite, at the origin, or outside "
+                f"lidar.min_range_m = {limits.min_range_m:g} to lidar.max_range_m = {limits.max_range_m:g}: "
+                "check the LiDAR and these limits.",
+            )
         timer.lap("to_camera")
         returns = project_points(points, camera, self._config.projection)
         sparse = to_sparse_depth(returns, camera)

@@ -15,6 +15,7 @@ from mf_ros.core.matching import StampMatcher
 from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.engine import reasons
+from mf_ros.engine.clocks import LidarClocks
 from mf_ros.engine.frame import DepthResult, FrameProcessor
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage, StoredSweep
 from mf_ros.engine.protocol import DepthEngine
@@ -28,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 _CAMERA_INFOS_KEPT = 100
 _JUMP_NS = 1_000_000_000
-_OTHER_CLOCK_S = 60.0
 
 _REASON_OF_ROLE = {
     "image": reasons.BAD_IMAGE,
@@ -56,6 +56,7 @@ class DepthPipeline:
         engine: what turns sparse depth into dense depth.
         lidar_count: number of LiDARs, whose sweeps are given with an index from 0.
         rectified_input: the images are rectified already (``image_rect``), so camera_info's P holds and D does not.
+        log_level: at which the first drop or warning of each reason is logged; WARNING where nobody sees the counters.
 
     Attributes:
         frames_in, frames_out: images received, and images that became depth.
@@ -68,7 +69,13 @@ class DepthPipeline:
     """
 
     def __init__(
-        self, config: Config, engine: DepthEngine, lidar_count: int = 1, *, rectified_input: bool = False
+        self,
+        config: Config,
+        engine: DepthEngine,
+        lidar_count: int = 1,
+        *,
+        rectified_input: bool = False,
+        log_level: int = logging.INFO,
     ) -> None:
         self.frames_in = 0
         self.frames_out = 0
@@ -76,7 +83,9 @@ class DepthPipeline:
         self.warnings = ReasonCounter()
         self.latency = Latency()
         self._config = config
+        self._log_level = log_level
         self._offsets_ns = [round(offset * 1e9) for offset in config.sync.lidar_offset_s] or [0] * lidar_count
+        self._clocks = LidarClocks(config.sync, lidar_count)
         self._matcher: StampMatcher[StoredImage, StoredSweep] = StampMatcher(lidar_count, config.sync)
         self._tree = TransformTree()
         self._infos = CameraInfos(_CAMERA_INFOS_KEPT)
@@ -119,6 +128,7 @@ class DepthPipeline:
         with self._lock:
             image = StoredImage(message, stamp, frame_id, received_ns, self.frames_in)
             self.frames_in += 1
+            self._clocks.on_image(stamp)
             if self._matcher.add_image(stamp, image):
                 self._on_jump("image")
                 self._newest_image_ns = stamp
@@ -133,19 +143,26 @@ class DepthPipeline:
             self.on_bad_message("points", error)
             return
         with self._lock:
+            self._clocks.on_sweep(sensor, sweep.stamp_ns + self._offsets_ns[sensor])
             if self._matcher.add_sweep(sensor, sweep.stamp_ns, sweep):
                 self._on_jump(f"lidar_{sensor}")
             self._collect()
 
-    def on_transforms(self, transforms: Union[Iterable[StampedTransform], Any], static: bool) -> None:
-        """Store a tf2_msgs/TFMessage, or transforms that are decoded already; a bad one does not cost the others."""
+    def on_transforms(
+        self, transforms: Union[Iterable[StampedTransform], Any], static: bool, *, ahead: bool = False
+    ) -> None:
+        """Store a tf2_msgs/TFMessage, or transforms that are decoded already; a bad one does not cost the others.
+
+        ``ahead`` is for messages that are read ahead and will be given again in their turn: bad ones count only then.
+        """
         for item in getattr(transforms, "transforms", transforms):
             try:
                 found = [item] if isinstance(item, StampedTransform) else messages.transforms_of(_TransformList([item]))
                 for transform in found:
                     self._tree.add(transform, static)
             except (MessageError, TransformError) as error:
-                self.on_bad_message("tf", error)
+                if not ahead:
+                    self.on_bad_message("tf", error)
 
     def on_bad_message(self, role: str, error: MfRosError) -> None:
         """Count a message that could not even be read; ``role`` is one of image, camera_info, points, tf."""
@@ -232,19 +249,12 @@ class DepthPipeline:
         for reason, count in self._matcher.counters.items():
             new = count - self._counted.get(reason, 0)
             self._counted[reason] = count
-            if new and reason in (reasons.NO_LIDAR, reasons.QUEUE_FULL, reasons.TIME_JUMP):
-                self._drop(reason, self._no_lidar_text() if reason == reasons.NO_LIDAR else _MATCHER_TEXTS[reason], new)
+            if new and reason == reasons.NO_LIDAR:
+                self._drop(reason, self._clocks.why_unmatched(self._matcher.nearest_miss_ns), new)
+            elif new and reason in _MATCHER_TEXTS:
+                self._drop(reason, _MATCHER_TEXTS[reason], new)
             elif new:
                 self._warn(reason, "LiDAR sweeps were let go before an image came that they fit.", new)
-
-    def _no_lidar_text(self) -> str:
-        ages = self._matcher.ages_s(self._newest_image_ns)
-        distances = [abs(age) for stream, age in ages.items() if stream.startswith("lidar_") and age is not None]
-        if not distances:
-            return "No sweep was received: check the LiDAR's topic."
-        far = min(distances)
-        hint = "the two clocks differ" if far > _OTHER_CLOCK_S else "raise sync.tolerance_s or set sync.lidar_offset_s"
-        return f"No sweep within sync.tolerance_s of the image; the newest one is {far:.3f} s away: {hint}."
 
     def _on_jump(self, stream: str) -> None:
         """A stream went back in time; the first to do so starts a new epoch, the others follow into it."""
@@ -263,10 +273,9 @@ class DepthPipeline:
         self._log(self.warnings, reason, text)
         self.warnings.add(reason, text, count)
 
-    @staticmethod
-    def _log(counter: ReasonCounter, reason: str, text: str) -> None:
+    def _log(self, counter: ReasonCounter, reason: str, text: str) -> None:
         # Each reason is told once; the counters have the rest.
-        level = logging.DEBUG if reason in counter.counts else logging.WARNING
+        level = logging.DEBUG if reason in counter.counts else self._log_level
         _log.log(level, "%s: %s", reason, text)
 
 
