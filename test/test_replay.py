@@ -281,7 +281,7 @@ def test_progress_rises_to_the_end(tmp_path):
 
 def test_an_output_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(BagError, match="out cannot be used"):
+    with pytest.raises(BagError, match="out is a file"):
         run(record(tmp_path / "in.mcap"), tmp_path / "out")
 
 

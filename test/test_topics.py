@@ -233,6 +233,6 @@ def test_a_driver_s_packets_are_named_as_the_reason_for_missing_points(tmp_path:
         writer.finish()
     with (
         open_recording(path) as recording,
-        pytest.raises(TopicError, match=r"/livox/lidar .* convert that to PointCloud2"),
+        pytest.raises(TopicError, match=r"convert /livox/lidar .* to PointCloud2"),
     ):
         choose_topics(recording)

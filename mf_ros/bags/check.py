@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from mf_ros.bags.check_time import Series, check_clocks, check_series, summary
+from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
 from mf_ros.bags.reader import RecordedMessage, Recording, TopicInfo
 from mf_ros.bags.topics import TF_TYPES, choose_camera_info, choose_image, choose_points
@@ -21,7 +22,7 @@ from mf_ros.core.deskew import to_camera
 from mf_ros.core.projection import project_points
 from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import ByteArray, CameraFrame, LidarSweep
-from mf_ros.errors import CalibrationError, MessageError, TopicError, TransformError
+from mf_ros.errors import BagError, CalibrationError, MessageError, TopicError, TransformError
 from mf_ros.findings import Finding, Severity, has_errors, worst_first
 
 _SAMPLES = 8
@@ -92,7 +93,12 @@ def check(
         config: tolerances of pairing and limits of the LiDAR.
         out: folder for pictures of the LiDAR projected on the image; None draws none.
         progress: told the part read, in [0, 1].
+
+    Raises:
+        BagError: the pictures cannot be written.
     """
+    if out is not None:
+        make_output_folder(out)
     return _Check(recording, config or Config()).run(image, camera_info, points, out, progress)
 
 
@@ -136,6 +142,10 @@ class _Check:
             self._findings += check_clocks(
                 self._series[chosen], [self._series[name] for name in lidars], self._config.sync
             )
+        offsets = len(self._config.sync.lidar_offset_s)
+        if offsets and lidars and offsets != len(lidars):
+            text = f"sync.lidar_offset_s has {offsets} values for {len(lidars)} LiDARs."
+            self._add("error", text, "Give one offset per point topic, or none.")
         for name in lidars:
             self._check_points(name)
         camera = self._check_camera(chosen, info)
@@ -290,10 +300,10 @@ class _Check:
             advice = "Depth needs intrinsics that fit the image; camera_calibration makes them if there never were any."
             self._add("error", f"{info}: {error}", advice)
             return None
-        frames = str(infos[0].header.frame_id), str(images[0][0].header.frame_id) if images else ""
-        if images and frames[0].lstrip("/") != frames[1].lstrip("/"):
-            advice = "Have the driver use one optical frame for both; the image's is used here."
-            self._add("warning", f"{info} is in frame '{frames[0]}', {topic} in '{frames[1]}'.", advice)
+        frame = messages.frame_id_of(images[0][0].header) if images else ""
+        if images and frame != self._info_frame():
+            advice = f"Have the driver use one optical frame for both; '{frame or self._info_frame()}' is used here."
+            self._add("warning", f"{info} is in frame '{self._info_frame()}', {topic} in '{frame}'.", advice)
         return camera
 
     def _check_projection(
@@ -304,8 +314,9 @@ class _Check:
         counts: List[int] = []
         for number, (decoded, stamp) in enumerate(self._samples.images):
             nearest = self._samples.nearest[number]
-            sweeps = [sweep for name in lidars if (sweep := nearest.get(name)) is not None]
-            frame_id = str(decoded.header.frame_id).lstrip("/")
+            # Sweeps without a point are a finding of their own, and say nothing about the transform.
+            sweeps = [sweep for name in lidars if (sweep := nearest.get(name)) is not None and len(sweep)]
+            frame_id = messages.frame_id_of(decoded.header) or self._info_frame()
             missing = list(self._untransformed(frame_id, sweeps))
             if camera is None or missing or not sweeps:
                 continue
@@ -328,6 +339,10 @@ class _Check:
             )
             self._add("error" if max(counts) == 0 else "warning", text, advice)
         return pictures
+
+    def _info_frame(self) -> str:
+        infos = self._samples.infos
+        return messages.frame_id_of(infos[0].header) if infos else ""
 
     def _untransformed(self, camera_frame: str, sweeps: Sequence[LidarSweep]) -> Iterator[str]:
         """Frames of LiDARs whose place at the camera is unknown; each is a finding."""
@@ -362,8 +377,10 @@ def _intrinsics(info: Any) -> Tuple[float, ...]:
 
 
 def _write_picture(path: Path, image: ByteArray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if done:
-        path.write_bytes(data.tobytes())
+    try:
+        if done:
+            path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise BagError(f"{path} cannot be written: {error.strerror}.") from error
     return path

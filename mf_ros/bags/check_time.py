@@ -20,6 +20,9 @@ _LATE_S = 0.3
 _LONG_NS = 10**9
 _ENOUGH_PAIRED = 0.9
 
+REPLAY_WAIT_S = 1.0
+"""Replay lets images wait this long for their sweep, in stamp time, seconds, if sync.max_wait_s is less."""
+
 
 @dataclass
 class Series:
@@ -145,6 +148,14 @@ def _check_pair(image: Series, sweeps: Series, offset_s: float, config: SyncConf
                 f"Only {near:.0%} of the images have a sweep of {sweeps.topic} within {config.tolerance_s * 1e3:.0f} "
                 f"ms; the median distance is {np.median(distance_s) * 1e3:.0f} ms{known}.",
                 f"{advice}; {remedy}." if known else f"{advice}.",
+            )
+        elif shift > (wait_s := max(config.max_wait_s, REPLAY_WAIT_S)):
+            yield Finding(
+                "error",
+                f"{sweeps.topic} is recorded {shift:.3f} s later after its stamp than {image.topic}, and images wait "
+                f"{wait_s:g} s for their sweep.",
+                f"If the clocks differ, set {entry} to about {offset_s + shift:.3f}; if only the LiDAR's messages are "
+                f"late, raise sync.max_wait_s above {shift:.1f}.",
             )
         elif known:
             yield Finding(

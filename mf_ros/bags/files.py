@@ -92,7 +92,10 @@ def _as_path(path: PathArgument) -> BagPath:
 
 def _add_directory(files: BagFiles, directory: BagPath) -> None:
     """Add a rosbag2 directory, with or without metadata, or a directory of ROS 1 bags."""
-    entries = {str(path.name): path for path in directory.iterdir()}
+    try:
+        entries = {str(path.name): path for path in directory.iterdir()}
+    except OSError as error:
+        raise BagError(f"{directory} cannot be looked into: {error.strerror or error}.") from error
     names, missing = _listed(files, directory, entries)
     if missing:
         _log.warning("%s: its metadata lists files that are not there: %s", directory, ", ".join(missing))

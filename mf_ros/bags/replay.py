@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
 from mf_ros import __version__
+from mf_ros.bags.check_time import REPLAY_WAIT_S
 from mf_ros.bags.depth_output import DepthOutput
+from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.bags.reader import RecordedMessage, Recording
 from mf_ros.bags.report import REPORT_NAME
@@ -37,8 +39,7 @@ SUMMARY_NAME = "summary.json"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 NOT_COPIED = "not_copied"
 
-# Nobody waits for a replay, so it gives late sweeps and transforms more time than a robot can.
-_MIN_WAIT_S = 1.0
+# Nobody waits for a replay, so it gives late sweeps and transforms more time (REPLAY_WAIT_S) than a robot can.
 _MIN_QUEUE = 100
 # Latched messages are searched this far ahead, because a recorder may log them after the first images.
 _LOOK_AHEAD_NS = 10_000_000_000
@@ -79,12 +80,12 @@ def replay(
     """
     folder = Path(out_dir)
     pipeline = DepthPipeline(_patient(config), engine, len(topics.points), rectified_input=topics.rectified)
+    make_output_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name in (SUMMARY_NAME, REPORT_NAME):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise BagError(f"The output directory {folder} cannot be used: {error.strerror}.") from error
+        raise BagError(f"{folder / name} cannot be replaced ({error.strerror}): remove it.") from error
     with StopOnSignal() as signals, McapWriter(folder / OUTPUT_NAME) as writer:
         run = _Run(pipeline, writer, config, engine, accuracy_every)
         try:
@@ -218,7 +219,7 @@ def _feed(
     """Every message in order, every set as soon as it is complete."""
     pipeline = run.pipeline
     for static in _latched(recording, topics.tf_static):
-        pipeline.on_transforms(static, static=True)
+        pipeline.on_transforms(static, static=True, ahead=True)
     for info in _latched(recording, (topics.camera_info,), first_only=True):
         pipeline.on_camera_info(info)
     span_ns = max(recording.end_ns - recording.start_ns, 1)
@@ -294,7 +295,7 @@ def _latched(recording: Recording, names: Iterable[str], first_only: bool = Fals
 def _patient(config: Config) -> Config:
     sync = dataclasses.replace(
         config.sync,
-        max_wait_s=max(config.sync.max_wait_s, _MIN_WAIT_S),
+        max_wait_s=max(config.sync.max_wait_s, REPLAY_WAIT_S),
         queue_size=max(config.sync.queue_size, _MIN_QUEUE),
     )
     return dataclasses.replace(config, sync=sync)

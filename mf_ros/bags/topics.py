@@ -102,7 +102,7 @@ def choose_image(recording: Recording, image: Optional[str] = None) -> TopicInfo
         return _named(recording, image, IMAGE_TYPES, "an image")
     images = _topics(recording, IMAGE_TYPES)
     if not images:
-        raise TopicError(f"{recording.name} has no camera image: it needs an Image or CompressedImage topic.")
+        raise TopicError(f"{recording.name} has no camera image: record its Image or CompressedImage topic too.")
     cameras: Dict[str, List[TopicInfo]] = {}
     for topic in images:
         if not _words(topic.name) & _NOT_COLOUR and not _is_depth(recording, topic):
@@ -152,8 +152,10 @@ def choose_points(recording: Recording, points: Sequence[str] = ()) -> Tuple[str
     clouds = _topics(recording, (POINTS_TYPE,))
     if not clouds:
         raw = [topic for topic in recording.topics if topic.msgtype.rpartition("/")[2] in _DRIVER_TYPES]
-        hint = f" It has {_listing(raw)}: convert that to PointCloud2 with the sensor's driver." if raw else ""
-        raise TopicError(f"{recording.name} has no LiDAR points: it needs a PointCloud2 topic.{hint}")
+        advice = "record the LiDAR's PointCloud2 topic too"
+        if raw:
+            advice = f"convert {_listing(raw)} to PointCloud2 with the sensor's driver"
+        raise TopicError(f"{recording.name} has no LiDAR points: {advice}.")
     sensors = [topic for topic in clouds if not _words(topic.name) & _NOT_LIDAR]
     for candidates in (clouds, sensors):
         if len(candidates) == 1:

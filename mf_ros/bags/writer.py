@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -60,11 +61,16 @@ class McapWriter:
         except OSError as error:
             raise BagError(f"{self.path} cannot be written: {error.strerror}.") from error
         compression = mcap_writer.CompressionType.ZSTD
-        self._mcap: Any = mcap_writer.Writer(self._file, chunk_size=_CHUNK_BYTES, compression=compression)
-        self._mcap.start(profile="ros2", library="mf_ros")
-        # Before the messages as well, so that a file without its end still tells the version of its QoS profiles.
-        self._mcap.add_metadata(METADATA_RECORD, bag_metadata(self.path.name, self._distro))
-        self._file.flush()
+        try:
+            self._mcap: Any = mcap_writer.Writer(self._file, chunk_size=_CHUNK_BYTES, compression=compression)
+            self._mcap.start(profile="ros2", library="mf_ros")
+            # Before the messages as well, so that a file without its end still tells the version of its QoS profiles.
+            self._mcap.add_metadata(METADATA_RECORD, bag_metadata(self.path.name, self._distro))
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise BagError(f"{self.path} cannot be written: {error.strerror}.") from error
 
     def __enter__(self) -> McapWriter:
         return self
@@ -94,10 +100,13 @@ class McapWriter:
             metadata = bag_metadata(self.path.name, self._distro, topics, first_ns, self._last_ns)
             self._mcap.add_metadata(METADATA_RECORD, metadata)
             self._mcap.finish()
+            self._file.close()
         except OSError as error:
             raise BagError(f"{self.path} cannot be finished: {error.strerror}.") from error
         finally:
-            self._file.close()
+            # On a full disk closing fails once more, because it tries to write what is left.
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def write_image(
         self,

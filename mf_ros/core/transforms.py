@@ -302,6 +302,8 @@ class TransformTree:
     def _not_connected(self, target: str, source: str) -> str:
         frames = set(self.frames())
         for frame in (target, source):
+            if not frame:
+                return "A header has an empty frame_id: have the driver fill in the frame of the camera or LiDAR."
             if frame not in frames:
                 return (
                     f"Frame '{frame}' is in no transform received so far (known: {_names(frames)}): "
