@@ -12,10 +12,12 @@ from typing import Annotated, Any, Iterator, Optional, Sequence, Tuple
 import tyro
 
 from mf_ros.bags.reader import Recording, open_recording
+from mf_ros.bags.topics import TopicChoice, choose_topics
 from mf_ros.bags.window import RecordingWindow
 from mf_ros.cli.options import Options
 from mf_ros.core.config import Config
 from mf_ros.core.settings import load_config, validate
+from mf_ros.errors import TopicError
 
 Topic = Annotated[Optional[str], tyro.conf.arg(metavar="TOPIC")]
 Topics = Annotated[tyro.conf.UseAppendAction[Tuple[str, ...]], tyro.conf.arg(metavar="TOPIC")]
@@ -90,6 +92,19 @@ class BagOptions(SettingsOptions):
                 yield recording
             else:
                 yield RecordingWindow(recording, self.start, self.duration)
+
+
+    def choose(self, recording: Recording) -> TopicChoice:
+        """The named topics, and guesses for the others.
+
+        Raises:
+            TopicError: nothing fits, or several do; the message lists the candidates and names the options.
+        """
+        try:
+            return choose_topics(recording, self.image_topic, self.camera_info_topic, self.points_topic)
+        except TopicError as error:
+            options = "--image-topic, --camera-info-topic and --points-topic"
+            raise TopicError(f"{error} (Topics are named with {options}.)") from error
 
 
 def with_engine(config: Config, name: Optional[str]) -> Config:

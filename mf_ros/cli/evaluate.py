@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import cv2
 import numpy as np
 import tyro
 
+from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import colour_depth, draw_returns
-from mf_ros.bags.topics import choose_topics
 from mf_ros.cli.bag_options import BagOptions, Folder, Word, with_engine
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
@@ -23,6 +24,8 @@ from mf_ros.errors import ConfigError
 from mf_ros.evaluation.bag_frames import bag_frames
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, Record, evaluate, headline
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = ("mae", "rmse", "imae", "irmse", "absrel", "delta1", "median", "ms")
 
@@ -71,12 +74,19 @@ class Evaluate(BagOptions):
     @contextlib.contextmanager
     def _frames(self, config: Config, advance: Callable[[float], None]) -> Iterator[Iterator[EvaluationFrame]]:
         folders = [Path(path) for path in self.bag]
-        if len(folders) == 1 and folders[0].is_dir() and next(folders[0].rglob("calib.json"), None) is not None:
+        if len(folders) == 1 and folders[0].is_dir() and _holds_frames(folders[0]):
             yield load_frames(folders[0])
             return
         with self.open() as recording:
-            topics = choose_topics(recording, self.image_topic, self.camera_info_topic, self.points_topic)
+            topics = self.choose(recording)
             yield bag_frames(recording, topics, config, max_frames=self.max_frames, progress=advance)
+            if recording.damage:
+                _log.warning("%s", recording.damage)
+
+
+def _holds_frames(folder: Path) -> bool:
+    # No deeper than SOURCE/FRAME: a large tree that was named by mistake must not be searched.
+    return any(next(folder.glob(f"{above}calib.json"), None) is not None for above in ("", "*/", "*/*/"))
 
 
 def parse_lines(text: str) -> Tuple[int, ...]:
@@ -143,7 +153,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _picture_hook(folder: Path, engine: str) -> Callable[[Prediction], None]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder)
 
     def save(prediction: Prediction) -> None:
         if prediction.engine != engine:

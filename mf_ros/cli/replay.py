@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Dict, List
+from typing import Annotated, Any, Dict, List, Optional, Sequence
 
 import tyro
 
 from mf_ros.bags.replay import OUTPUT_NAME, SUMMARY_NAME, replay
 from mf_ros.bags.report import REPORT_NAME, write_report
-from mf_ros.bags.topics import choose_topics
 from mf_ros.cli.bag_options import BagOptions, Word, with_engine
 from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, print_json, progress
 from mf_ros.engine import make_engine
+from mf_ros.errors import BagError
 
 
 @dataclass(kw_only=True)
@@ -43,7 +44,8 @@ class Replay(BagOptions):
         config = with_engine(self.checked_settings(), self.engine)
         engine = make_engine(config.engine)
         with self.open() as recording:
-            topics = choose_topics(recording, self.image_topic, self.camera_info_topic, self.points_topic)
+            topics = self.choose(recording)
+            _require_other_file(self.bag, self.out / OUTPUT_NAME)
             with progress("replaying") as advance:
                 result = replay(recording, topics, config, self.out, engine, progress=advance)
         write_report(result, self.out)
@@ -53,16 +55,45 @@ class Replay(BagOptions):
             print("\n".join(as_text(result.summary, self.out)))
         if result.summary["interrupted"]:
             return INTERRUPTED
-        return OK if result.summary["frames_out"] else FINDINGS
+        if result.summary["frames_out"]:
+            return OK
+        print(f"mf-ros: error: {why_nothing(result.summary)}", file=sys.stderr)
+        return FINDINGS
+
+
+def why_nothing(summary: Dict[str, Any]) -> str:
+    """One line on why a run made no depth at all, and what to do."""
+    reason = _main_reason(summary)
+    if reason is None:
+        image = summary["topics"]["image"]
+        return f"No depth was made: no message of {image} could be read from this part of {summary['recording']}."
+    count, text = summary["dropped"][reason], " ".join(summary["dropped_messages"].get(reason, "").split())
+    return f"No depth was made, {count} of {summary['frames_in']} images were dropped as {reason}. {text}"
+
+
+def _main_reason(summary: Dict[str, Any]) -> Optional[str]:
+    dropped = summary["dropped"]
+    return max(dropped, key=lambda reason: dropped[reason]) if dropped else None
+
+
+def _require_other_file(bags: Sequence[str], target: Path) -> None:
+    """Refuse to write over the recording that is being read."""
+    for given in bags:
+        path = Path(given).expanduser()
+        same = [path, path / target.name] if path.is_dir() else [path]
+        if any(target.exists() and each.exists() and each.samefile(target) for each in same):
+            raise BagError(f"{target} is the bag that is read: name another folder with --out.")
 
 
 def as_text(summary: Dict[str, Any], out: Path) -> List[str]:
     """The summary as lines for people."""
     lines = [f"{summary['frames_out']} of {summary['frames_in']} images became depth (engine {summary['engine']})"]
-    for reason, count in summary["dropped"].items():
-        lines.append(f"  dropped {count}: {reason}: {summary['dropped_messages'].get(reason, '')}".rstrip(": "))
-    for reason, count in summary["warnings"].items():
-        lines.append(f"  warning {count}: {reason}: {summary['warning_messages'].get(reason, '')}".rstrip(": "))
+    # When nothing came out, its main reason is told as the error.
+    told = None if summary["frames_out"] or summary["interrupted"] else _main_reason(summary)
+    for what, texts in (("dropped", "dropped_messages"), ("warnings", "warning_messages")):
+        for reason, count in summary[what].items():
+            text = "" if reason == told else summary[texts].get(reason, "")
+            lines.append(f"  {what.removesuffix('s')} {count}: {reason}: {text}".rstrip(": "))
     if summary["frames_out"]:
         latency = summary["latency_ms"]
         lines.append(f"latency: {latency['p50']:.0f} ms (median), {latency['p95']:.0f} ms (p95)")
