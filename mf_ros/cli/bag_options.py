@@ -93,7 +93,6 @@ class BagOptions(SettingsOptions):
             else:
                 yield RecordingWindow(recording, self.start, self.duration)
 
-
     def choose(self, recording: Recording) -> TopicChoice:
         """The named topics, and guesses for the others.
 
