@@ -142,8 +142,12 @@ class _Run:
         self._last_stamp_ns = result.frame.stamp_ns
         wanted = self.keeper.wants(number)
         held_out = None
-        if self._accuracy_every > 0 and (wanted or number % self._accuracy_every == 0):
+        scored = self._accuracy_every > 0 and number % self._accuracy_every == 0
+        if scored or (wanted and self._accuracy_every > 0):
             held_out = self._score(result)
+        # Samples crowd at the start of a run, so only the evenly spread frames enter the mean.
+        if scored and held_out is not None:
+            self._accuracy.add(held_out)
         if wanted:
             self.keeper.keep(make_sample(number, result, held_out))
 
@@ -186,10 +190,7 @@ class _Run:
 
     def _score(self, result: DepthResult) -> Optional[HeldOut]:
         frame = result.frame
-        held_out = score_held_out(frame.image, result.points, frame.camera, self._engine, self._config.projection)
-        if held_out is not None:
-            self._accuracy.add(held_out)
-        return held_out
+        return score_held_out(frame.image, result.points, frame.camera, self._engine, self._config.projection)
 
 
 class _Accuracy:

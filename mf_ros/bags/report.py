@@ -212,11 +212,13 @@ def _figures(sample: Sample, scales: pictures.Scales, cloud: CloudConfig, sample
     figures.append(Figure("Confidence", confidence, pictures.confidence_legend(), note))
     views = pictures.cloud_views(sample, scales, cloud)
     if views is not None:
-        least = f"{100.0 * views.left_out:.0f}% of /points, of confidence below {views.least:g}, is not drawn."
+        left_out = (
+            f"As in /points; the filters of cloud.* leave out {100.0 * views.left_out:.0f}% of the pixels with depth."
+        )
         grid = (
             f"Camera at the left edge, forward to the right; grid {pictures.grid_step(scales.view_m):g} m; LiDAR cyan."
         )
-        figures.append(Figure("Coloured cloud, from behind and above", views.oblique, note=least))
+        figures.append(Figure("Coloured cloud, from behind and above", views.oblique, note=left_out))
         figures.append(Figure("Cloud and LiDAR, from the top", views.top, note=grid))
     return figures
 

@@ -26,7 +26,6 @@ _STOPS = 16
 _ROUND = (1.0, 2.0, 5.0)
 _MAX_PIXELS = 450_000
 _CROWDED = 0.1
-_SURE = 0.1
 _CLOUD_ASPECT = 2.0
 
 
@@ -131,34 +130,28 @@ class CloudViews:
     Attributes:
         oblique: (H, W, 3) uint8 RGB, from behind and above the camera.
         top: (H, W, 3) uint8 RGB, from the top, with the LiDAR returns on it.
-        left_out: part of the cloud's points, in [0, 1], that is not drawn because its confidence is below ``least``.
-        least: lowest confidence that is drawn.
+        left_out: part of the pixels with depth, in [0, 1], that the cloud's filters leave out.
     """
 
     oblique: ByteArray
     top: ByteArray
     left_out: float
-    least: float
 
 
 def cloud_views(sample: Sample, scales: Scales, config: CloudConfig) -> Optional[CloudViews]:
-    """Views of the cloud that the filters of ``config`` keep; None without a camera.
-
-    Unsure points are left out, because extrapolated sky would cover what lies below it, but they are counted.
-    """
+    """Views of the cloud that the filters of ``config`` keep; None without a camera."""
     if sample.camera is None:
         return None
     packed = pack_cloud(sample.depth, sample.image, sample.camera, config, sample.confidence)
     kept = np.isfinite(packed[..., 2])
-    sure = kept & (sample.confidence >= _SURE)
-    left_out = 1.0 - float(sure.sum()) / max(float(kept.sum()), 1.0)
-    points, colours = packed[sure][:, :3], unpack_rgb(packed)[sure]
+    left_out = 1.0 - float(kept.sum()) / max(float(np.isfinite(sample.depth).sum()), 1.0)
+    points, colours = packed[kept][:, :3], unpack_rgb(packed)[kept]
     seen = sample.sparse > 0
     returns = sample.camera.rays()[seen] * sample.sparse[seen][:, None]
     height, width = sample.depth.shape
     shape = (max(height, round(width / _CLOUD_ASPECT)), width)
     oblique = _oblique(points, colours, scales.view_m, shape)
-    return CloudViews(oblique, _top_down(points, colours, returns, scales.view_m, shape), left_out, _SURE)
+    return CloudViews(oblique, _top_down(points, colours, returns, scales.view_m, shape), left_out)
 
 
 def depth_legend(scales: Scales, depths: Sequence[FloatArray]) -> Legend:

@@ -36,6 +36,7 @@ _LIMITS: Mapping[str, Tuple[float, float]] = {
     "cloud.min_confidence": (0.0, 1.0),
     "cloud.edge_ratio": (0.0, 10.0),
     "cloud.voxel_m": (0.0, 10.0),
+    "output.min_confidence": (0.0, 1.0),
     "output.scale": (0.05, 4.0),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -211,4 +211,13 @@ class FrameProcessor:
             raise DropError(
                 reasons.NOT_METRIC, f"engine {estimate.engine} found no metric scale: too few LiDAR returns."
             )
+        return _without_guesses(estimate, self._config.output.min_confidence)
+
+
+def _without_guesses(estimate: DepthEstimate, min_confidence: float) -> DepthEstimate:
+    """The estimate with NaN depth (REP 117: invalid) and no confidence where confidence is below the limit."""
+    guessed = estimate.confidence < min_confidence
+    if not guessed.any():
         return estimate
+    depth = np.where(guessed, np.float32(np.nan), estimate.depth)
+    return replace(estimate, depth=depth, confidence=np.where(guessed, np.float32(0), estimate.confidence))
