@@ -25,7 +25,7 @@ from wall_scene import (
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import Config, LidarConfig, OutputConfig, SyncConfig
 from mf_ros.core.transforms import StampedTransform
-from mf_ros.core.types import LidarSweep
+from mf_ros.core.types import DepthEstimate, LidarSweep
 from mf_ros.engine.pipeline import DepthPipeline, DepthResult
 from mf_ros.errors import ConfigError, MessageError
 
@@ -452,3 +452,20 @@ def test_a_worker_slower_than_the_camera_gets_the_newest_image_and_the_rest_is_s
     assert newest.image.stamp_ns == stamp(49)
     assert pipeline.dropped.counts == {"stale": 49}
     assert pipeline.waiting == 0
+
+
+def test_depth_that_is_no_more_than_a_guess_is_published_as_invalid():
+    class Unsure(MedianEngine):
+        def estimate(self, image: np.ndarray, sparse: Any, camera: CameraModel) -> DepthEstimate:
+            estimate = super().estimate(image, sparse, camera)
+            estimate.confidence[:10] = 0.01
+            return estimate
+
+    pipeline = DepthPipeline(Config(), Unsure())
+    pipeline.on_camera_info(camera_info())
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    pipeline.on_sweep(0, wall(0))
+    pipeline.on_image(image(0))
+    (result,) = run(pipeline)
+    assert np.isnan(result.estimate.depth[:10]).all() and not result.estimate.confidence[:10].any()
+    assert np.isfinite(result.estimate.depth[10:]).all()
