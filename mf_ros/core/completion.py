@@ -16,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
-from mf_ros.core.types import BoolArray, FloatArray
+from mf_ros.core.types import BoolArray
 
 # An array of either library. The functions below use only what both offer under one name.
 Array = Any
@@ -57,19 +57,6 @@ class RowPattern(NamedTuple):
     poolings: int
 
 
-class Completion(NamedTuple):
-    """What the plane fit knows about every pixel.
-
-    Attributes:
-        inverse_depth: (H, W) 1/m along the optical Z axis.
-        nearest, farthest: (H, W) 1/m, inverse depths between which the returns around the pixel lie.
-    """
-
-    inverse_depth: Array
-    nearest: Array
-    farthest: Array
-
-
 class _Level(NamedTuple):
     """One level of the pyramid.
 
@@ -108,12 +95,7 @@ def row_pattern(returns: BoolArray) -> RowPattern:
     return RowPattern(int(np.argmax(np.array(ratios) > _ROW_START_RATIO)), 1)
 
 
-def complete_depth(sparse: FloatArray) -> Completion:
-    """``complete_inverse_depth`` on NumPy, with the pattern of the returns measured on the way."""
-    return complete_inverse_depth(sparse, row_pattern(sparse > 0))
-
-
-def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = np) -> Completion:
+def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = np) -> Array:
     """Fill inverse depth between sparse returns.
 
     Args:
@@ -122,7 +104,7 @@ def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = 
         xp: ``numpy``, or ``torch`` for tensors.
 
     Returns:
-        Inverse depth, between the smallest and largest that was measured, with the local range of the returns.
+        (H, W) inverse depth in 1/m along the optical Z axis, between the smallest and largest that was measured.
     """
     levels = _pyramid(sparse, pattern, xp)
     coarsest = levels[-1]
@@ -140,7 +122,7 @@ def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = 
         low, high = bounds[0] / _OVERSHOOT, -bounds[1] * _OVERSHOOT
         plane = plane._replace(value=xp.minimum(xp.maximum(plane.value, low), high))
     value = xp.minimum(xp.maximum(plane.value, least), most)
-    return Completion(_snapped(value, xp), -bounds[1], bounds[0])
+    return _snapped(value, xp)
 
 
 def _pyramid(sparse: Array, pattern: RowPattern, xp: ModuleType) -> List[_Level]:

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.completion import complete_depth
+from mf_ros.core.completion import complete_inverse_depth, row_pattern
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
-_HALF_SPREAD = 0.15
-_EDGE_REACH = 0.005
+_HALF_BEND = 0.1
+_BEND_REACHES = (0.01, 0.005)
 
 
 class ClassicalEngine:
@@ -27,9 +27,9 @@ class ClassicalEngine:
     def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
         """Dense metric depth from the returns alone; the image is not looked at.
 
-        Confidence is 1 at a return on a smooth surface, falls by half with every 2% of the image's width of distance
-        to the nearest return, and falls where depth varies around a pixel, since an edge runs there or returns
-        contradict each other.
+        Confidence is 1 at a return on a flat surface, falls by half with every 2% of the image's width of distance to
+        the nearest return, and falls where the surface bends within 1% of the width, since an edge runs there or
+        returns contradict each other.
 
         Raises:
             MessageError: there is no return in the image.
@@ -39,11 +39,10 @@ class ClassicalEngine:
                 "No LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
                 "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
             )
-        completion = complete_depth(sparse.depth)
-        depth = np.reciprocal(completion.inverse_depth)
-        spread = np.log(completion.nearest / completion.farthest) + _local_spread(completion.inverse_depth)
-        confidence = _nearness(sparse.depth) / (1.0 + np.square(spread / _HALF_SPREAD))
-        return DepthEstimate(depth, confidence.astype(np.float32), metric=True, engine=self.name)
+        inverse_depth: FloatArray = complete_inverse_depth(sparse.depth, row_pattern(sparse.depth > 0))
+        bend = _bend(inverse_depth)
+        confidence: FloatArray = _nearness(sparse.depth) / (1.0 + np.square(bend / _HALF_BEND))
+        return DepthEstimate(np.reciprocal(inverse_depth), confidence, metric=True, engine=self.name)
 
     def describe(self) -> Dict[str, str]:
         """Method and the hardware it runs on."""
@@ -57,9 +56,16 @@ def _nearness(depth: FloatArray) -> FloatArray:
     return nearness
 
 
-def _local_spread(inverse_depth: FloatArray) -> FloatArray:
-    """(H, W) logarithm of largest over smallest depth within 0.5% of the image's width."""
-    reach = max(1, round(_EDGE_REACH * inverse_depth.shape[1]))
-    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    spread: FloatArray = np.log(cv2.dilate(inverse_depth, kernel) / cv2.erode(inverse_depth, kernel))
-    return spread
+def _bend(inverse_depth: FloatArray) -> FloatArray:
+    """(H, W) how far inverse depth departs from a plane, relative to itself: the largest second difference around."""
+    width = inverse_depth.shape[1]
+    bend: FloatArray = np.zeros_like(inverse_depth)
+    for reach in {max(1, round(part * width)) for part in _BEND_REACHES}:
+        padded = cv2.copyMakeBorder(inverse_depth, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+        middle, rows = padded[reach:-reach], padded[:, reach:-reach]
+        for before, after in (
+            (middle[:, : -2 * reach], middle[:, 2 * reach :]),
+            (rows[: -2 * reach], rows[2 * reach :]),
+        ):
+            np.maximum(bend, np.abs(before + after - 2 * inverse_depth), out=bend)
+    return np.asarray(cv2.dilate(bend / inverse_depth, np.ones((3, 3), np.uint8)), np.float32)
