@@ -456,7 +456,7 @@ def test_a_worker_slower_than_the_camera_gets_the_newest_image_and_the_rest_is_s
 
 def test_depth_that_is_no_more_than_a_guess_is_published_as_invalid():
     class Unsure(MedianEngine):
-        def estimate(self, image: np.ndarray, sparse: Any, camera: CameraModel) -> DepthEstimate:
+        def estimate(self, image: np.ndarray, sparse: Any, camera: Any) -> DepthEstimate:
             estimate = super().estimate(image, sparse, camera)
             estimate.confidence[:10] = 0.01
             return estimate
