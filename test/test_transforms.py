@@ -234,8 +234,15 @@ def test_loops_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "T",
-    [np.full((4, 4), np.nan), np.eye(3), np.zeros((4, 4)), np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([2.0, 2, 2, 1])],
-    ids=["nan", "3x3", "zeros", "mirror", "scaled"],
+    [
+        np.full((4, 4), np.nan),
+        np.eye(3),
+        np.zeros((4, 4)),
+        np.diag([1.0, 1.0, -1.0, 1.0]),
+        np.diag([2.0, 2, 2, 1]),
+        np.eye(4) + 1e300 * np.eye(4, k=3),
+    ],
+    ids=["nan", "3x3", "zeros", "mirror", "scaled", "out of this world"],
 )
 def test_what_is_no_rigid_transform_is_refused(T: np.ndarray) -> None:
     tree = TransformTree()

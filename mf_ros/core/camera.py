@@ -20,6 +20,8 @@ MAX_PIXELS = 100_000_000
 """Largest image that is accepted, so that a corrupt size cannot ask for all memory."""
 # cv2.remap holds pixel positions in 16 bits.
 _MAX_SIDE = 32_767
+# Focal lengths and principal points, pixels.
+_SHORTEST, _LONGEST = 1e-2, 1e7
 
 Window = Tuple[int, int, int, int]
 
@@ -311,5 +313,10 @@ def _intrinsics(values: Any) -> DoubleArray:
         raise CalibrationError(
             f"K = {K.reshape(-1).tolist()} is not of the form fx s cx, 0 fy cy, 0 0 1 with positive fx and fy: "
             "correct camera_info."
+        )
+    if min(K[0, 0], K[1, 1]) < _SHORTEST or np.abs(K).max() > _LONGEST:
+        raise CalibrationError(
+            f"K = {K.reshape(-1).tolist()} is of no real camera, whose focal lengths are {_SHORTEST:g} to {_LONGEST:g} "
+            "pixels: correct camera_info."
         )
     return K

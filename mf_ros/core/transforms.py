@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 _MAX_FRAMES = 10_000
 _MAX_SAMPLES = 20_000
 _MAX_ABS_STAMP_NS = 2**62
+# Farther than any frame on Earth is from another, and exact enough for float32 points.
+_MAX_TRANSLATION_M = 1e9
 # So many samples in a row from before the history: the clock was set back, they are not late.
 _LATE_BEFORE_RESTART = 10
 _NAMES_IN_MESSAGE = 8
@@ -337,6 +339,8 @@ def _require_rigid(T: DoubleArray, parent: str, child: str, stamp_ns: int) -> No
         raise TransformError(f"{where} has the impossible stamp {stamp_ns} ns: check the node that publishes it.")
     if T.shape != (4, 4) or not np.isfinite(T).all():
         raise TransformError(f"{where} is no finite 4x4 matrix: check the node that publishes it.")
+    if np.abs(T[:3, 3]).max() > _MAX_TRANSLATION_M:
+        raise TransformError(f"{where} is {np.abs(T[:3, 3]).max():.3g} m long: check the node that publishes it.")
     rotation = T[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise TransformError(f"{where} is no rotation with a translation: check the calibration it comes from.")
