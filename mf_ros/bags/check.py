@@ -14,7 +14,7 @@ from mf_ros.bags.check_time import Series, check_clocks, check_series, summary
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
 from mf_ros.bags.reader import RecordedMessage, Recording, TopicInfo
-from mf_ros.bags.topics import TF_TYPES, choose_camera_info, choose_image, choose_points
+from mf_ros.bags.topics import CAMERA_INFO_TYPE, TF_TYPES, choose_camera_info, choose_image, choose_points
 from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config, LidarConfig
@@ -123,7 +123,11 @@ class _Check:
     ) -> CheckReport:
         recording = self._recording
         chosen = self._choose(lambda: choose_image(recording, image).name)
-        info = self._choose(lambda: choose_camera_info(recording, chosen or "the image", camera_info))
+        infos = [topic for topic in recording.topics if topic.msgtype == CAMERA_INFO_TYPE and topic.count]
+        info = None
+        # Which of several belongs to the camera can only be told when the camera is known.
+        if chosen or camera_info or len(infos) < 2:
+            info = self._choose(lambda: choose_camera_info(recording, chosen or "the image", camera_info))
         lidars = self._choose(lambda: choose_points(recording, points)) or ()
         tf = [topic.name for topic in recording.topics if topic.msgtype in TF_TYPES and topic.count]
         roles = dict.fromkeys(tf, "tf")

@@ -98,14 +98,14 @@ def _add_directory(files: BagFiles, directory: BagPath) -> None:
         raise BagError(f"{directory} cannot be looked into: {error.strerror or error}.") from error
     names, missing = _listed(files, directory, entries)
     if missing:
-        _log.warning("%s: its metadata lists files that are not there: %s", directory, ", ".join(missing))
         files.damage.append(f"{directory.name} lacks {', '.join(missing)}, which its {METADATA_NAME} lists")
     if not names:
         names = sorted((name for name in entries if name.endswith(_SUFFIXES)), key=_natural)
         if len({name.rpartition(".bag")[1] for name in names}) > 1:
             raise BagError(f"{directory} holds both ROS 1 and ROS 2 bags: name the file to read.")
     if not names:
-        raise BagError(f"{directory} is not a bag: it holds no {METADATA_NAME} and no .mcap, .db3 or .bag file.")
+        held = f"no file that its {METADATA_NAME} lists" if METADATA_NAME in entries else f"no {METADATA_NAME}"
+        raise BagError(f"{directory} is not a bag: it holds {held} and no .mcap, .db3 or .bag file. Check the path.")
     files.paths.extend(entries[name] for name in names)
 
 
@@ -166,8 +166,10 @@ def open_source(path: BagPath, resources: ExitStack) -> Source:
     except OSError as error:
         raise BagError(f"{path} cannot be opened: {error.strerror or error}.") from error
     if not magic:
-        raise BagError(f"{path} is empty (0 bytes): recording stopped before anything was written.")
-    raise BagError(f"{path} is not a bag: it is neither MCAP, nor a rosbag2 sqlite3 file, nor a ROS 1 bag.")
+        raise BagError(f"{path} is empty (0 bytes): recording stopped before anything was written. Record again.")
+    raise BagError(
+        f"{path} is not a bag: it is neither MCAP, nor a rosbag2 sqlite3 file, nor a ROS 1 bag. Check the path."
+    )
 
 
 def _magic(path: BagPath) -> bytes:
@@ -182,5 +184,5 @@ def _unpack(path: BagPath, resources: ExitStack) -> Path:
         with path.open("rb") as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed), unpacked, _COPY_BYTES)
     except zstandard.ZstdError as error:
-        raise BagError(f"{path} cannot be unpacked: {error}.") from error
+        raise BagError(f"{path} cannot be unpacked ({error}): it is damaged or cut off; copy it again.") from error
     return target

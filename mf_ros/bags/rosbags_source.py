@@ -121,4 +121,5 @@ def _why(error: Exception) -> str:
     text = str(error).strip().rstrip(".") or type(error).__name__
     if "not indexed" in text:
         return "the ROS 1 bag has no index, because recording was interrupted; run 'rosbag reindex' on it."
-    return f"{text}."
+    advice = "copy it again, or mend it with 'rosbag reindex' (ROS 1) or 'sqlite3 FILE .recover' (db3)"
+    return f"it is damaged or cut off ({text}); {advice}."

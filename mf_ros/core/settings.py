@@ -122,8 +122,10 @@ def load_config(path: Union[str, Path], *, extra: Collection[str] = ()) -> Confi
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path} has more than {_MAX_FILE_BYTES} bytes: that is no settings file.")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the settings file {path}: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Cannot read the settings file {path}: it is not UTF-8 text.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from error
     try:
