@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 from mf_ros.bags.check import CheckReport, check
 from mf_ros.cli.bag_options import BagOptions, Folder
-from mf_ros.cli.options import FINDINGS, OK, print_json, progress
+from mf_ros.cli.options import FINDINGS, OK, print_json, printable, progress
 from mf_ros.findings import lines_of
 
 
@@ -46,7 +46,7 @@ class Check(BagOptions):
         if self.json:
             print_json(as_json(report))
         else:
-            print("\n".join(as_text(report)))
+            print("\n".join(map(printable, as_text(report))))
         return FINDINGS if report.has_errors else OK
 
 

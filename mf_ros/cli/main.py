@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Type
 
 from mf_ros import __version__
-from mf_ros.cli.options import BAD_INPUT, INTERRUPTED, MISSING_DEPENDENCY, OK
+from mf_ros.cli.options import BAD_INPUT, INTERRUPTED, MISSING_DEPENDENCY, OK, one_line
 from mf_ros.errors import MfRosError, MissingDependencyError
 
 PIPE_CLOSED = 141
@@ -176,7 +176,7 @@ def _missing(error: ImportError) -> Optional[MissingDependencyError]:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 if __name__ == "__main__":

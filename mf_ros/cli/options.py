@@ -16,6 +16,8 @@ BAD_INPUT = 2
 MISSING_DEPENDENCY = 3
 INTERRUPTED = 130
 
+_LONGEST_LINE = 2000
+
 Advance = Callable[[float], None]
 
 
@@ -43,6 +45,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def printable(text: str) -> str:
+    """A line of bounded length without the control characters that names and texts out of a bag may hide."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_LONGEST_LINE])
+
+
+def one_line(text: str) -> str:
+    """The same of a text that may have several lines."""
+    return printable(" ".join(text.split()))
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ import tyro
 from mf_ros.bags.replay import OUTPUT_NAME, SUMMARY_NAME, replay
 from mf_ros.bags.report import REPORT_NAME, write_report
 from mf_ros.cli.bag_options import BagOptions, Word, with_engine
-from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, print_json, progress
+from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, one_line, print_json, progress
 from mf_ros.engine import make_engine
 from mf_ros.errors import BagError
 
@@ -57,7 +57,7 @@ class Replay(BagOptions):
             return INTERRUPTED
         if result.summary["frames_out"]:
             return OK
-        print(f"mf-ros: error: {why_nothing(result.summary)}", file=sys.stderr)
+        print(f"mf-ros: error: {one_line(why_nothing(result.summary))}", file=sys.stderr)
         return FINDINGS
 
 
@@ -67,7 +67,7 @@ def why_nothing(summary: Dict[str, Any]) -> str:
     if reason is None:
         image = summary["topics"]["image"]
         return f"No depth was made: no message of {image} could be read from this part of {summary['recording']}."
-    count, text = summary["dropped"][reason], " ".join(summary["dropped_messages"].get(reason, "").split())
+    count, text = summary["dropped"][reason], summary["dropped_messages"].get(reason, "")
     return f"No depth was made, {count} of {summary['frames_in']} images were dropped as {reason}. {text}"
 
 
@@ -92,7 +92,7 @@ def as_text(summary: Dict[str, Any], out: Path) -> List[str]:
     told = None if summary["frames_out"] or summary["interrupted"] else _main_reason(summary)
     for what, texts in (("dropped", "dropped_messages"), ("warnings", "warning_messages")):
         for reason, count in summary[what].items():
-            text = "" if reason == told else summary[texts].get(reason, "")
+            text = "" if reason == told else one_line(summary[texts].get(reason, ""))
             lines.append(f"  {what.removesuffix('s')} {count}: {reason}: {text}".rstrip(": "))
     if summary["frames_out"]:
         latency = summary["latency_ms"]
