@@ -1,12 +1,18 @@
-"""What several tests share: the folder of real frames, and the rule for tests that need a sourced ROS 2."""
+"""What several tests share: real frames, the command line in this process, and the rule for tests that need ROS 2."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
 
 import pytest
+
+if TYPE_CHECKING:
+    from broken_bags import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -27,3 +33,33 @@ def real_frames() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real frames: {folder} does not exist (set MF_ROS_REAL to their folder)")
     return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
+    """Runs a command of mf-ros; results go to ``tmp_path/out``, and ``check`` answers in JSON.
+
+    Warnings of NumPy are failures, because a user would see them. Pytest gets its logging back at the end.
+    """
+    # Only here: tests that run without the packages of bags use this file too.
+    from broken_bags import Outcome
+
+    from mf_ros.cli.main import main
+
+    def runner(command: str, *args: Any) -> Outcome:
+        given = [command, *map(str, args)]
+        for name, option, value in (("replay", "--out", str(tmp_path / "out")), ("evaluate", "--lines", "4")):
+            if command == name and option not in given:
+                given += [option, value]
+        capsys.readouterr()
+        code = main([*given, *(["--json"] if command == "check" else [])])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        yield runner
+    root.handlers[:] = handlers
+    root.setLevel(level)
