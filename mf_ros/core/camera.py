@@ -239,7 +239,8 @@ def make_camera(
     whole = int(roi[2]) == 0 and int(roi[3]) == 0
     if width == 0 and height == 0 and image_size is not None and whole and not binned:
         width, height = image_size
-    if R is None or not np.asarray(R, dtype=np.float64).any():
+    # A comparison, because any() warns about NaN that came out of damaged bytes.
+    if R is None or np.array_equal(np.asarray(R, dtype=np.float64).reshape(-1), np.zeros(9)):
         R = np.eye(3)
     camera = CameraModel(int(width), int(height), K, D, distortion_model, R)
     if not whole:
