@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.metrics import METRICS, depth_metrics, mean_of
 from mf_ros.evaluation.protocol import Case, cases
 
-TRUTHS = ("visible", "all")
+_log = logging.getLogger(__name__)
+
 CULLED = "+cull"
 _HEADLINE_LINES = ("32", "16", "8")
 _SIMPLE = ("nearest", "linear", "ip_basic")
@@ -86,7 +88,12 @@ def evaluate(
     culls = (config or Config()).projection.cull_hidden
     scores: Dict[Tuple[str, str, str, str, bool], List[Dict[str, float]]] = defaultdict(list)
     for frame in frames:
-        for case in cases(frame, lines):
+        found = list(cases(frame, lines))
+        if not found:
+            _log.warning(
+                "%s/%s is not scored: no truth on the image's grid, or too few scan lines.", frame.source, frame.name
+            )
+        for case in found:
             for name, culled, method in _methods(engine, culls, baselines):
                 sparse = shown_depth(case, frame.camera, margin if culled else None)
                 start = time.perf_counter()
