@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.overlay import colour_depth
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.topics import choose_topics
@@ -16,7 +17,6 @@ from mf_ros.core.config import Config
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import BagError
-from mf_ros.evaluation.bag_frames import bag_frames
 from mf_ros.evaluation.frames import EvaluationFrame
 
 START = 1_700_000_000 * 10**9

@@ -143,6 +143,13 @@ def test_triangle_does_not_blend_across_a_depth_edge() -> None:
 
 
 @pytest.mark.parametrize("name", list(BASELINES))
+def test_returns_on_one_line_are_no_obstacle(name: str) -> None:
+    sparse = np.zeros((96, 160), np.float32)
+    sparse[40, 10:150:7] = 9.0
+    assert np.allclose(BASELINES[name](sparse, CAMERA), 9.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
 def test_a_baseline_without_returns_claims_nothing(name: str) -> None:
     assert np.isnan(BASELINES[name](np.zeros((20, 30), np.float32), CAMERA)).all()
 

@@ -1,4 +1,4 @@
-"""The import rule: (ros, bags, cli, simulate, evaluation, bench, training) -> engine -> core, and who may use what."""
+"""The import rule: (ros, cli, bench, training) -> (bags, simulate) -> evaluation -> engine -> core."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROS_PACKAGES = {
 }
 TORCH_PACKAGES = {"torch", "safetensors", "accelerate", "peft", "diffusers"}
 MAY_USE_YAML = {"mf_ros.core.settings", "mf_ros.core.config"}
-MAY_LOAD_EVALUATION = {"mf_ros.bags.replay", "mf_ros.bags.report", "mf_ros.bags.check"}
+MAY_LOAD_EVALUATION = {"mf_ros.bags.replay", "mf_ros.bags.report", "mf_ros.bags.evaluation_frames"}
 
 # What each package of mf_ros may import from the others, at any depth of its code.
 ALLOWED = {
@@ -33,7 +33,7 @@ ALLOWED = {
     "model": set(),
     "engine": {"core", "model"},
     "bags": {"core", "engine", "evaluation"},
-    "evaluation": {"core", "engine", "bags"},
+    "evaluation": {"core", "engine"},
     "simulate": {"core", "engine", "bags"},
     "bench": {"core", "engine", "bags", "evaluation", "simulate"},
     "ros": {"core", "engine", "model"},

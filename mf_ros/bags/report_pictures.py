@@ -146,8 +146,10 @@ def cloud_views(sample: Sample, scales: Scales, config: CloudConfig) -> Optional
     kept = np.isfinite(packed[..., 2])
     left_out = 1.0 - float(kept.sum()) / max(float(np.isfinite(sample.depth).sum()), 1.0)
     points, colours = packed[kept][:, :3], unpack_rgb(packed)[kept]
-    seen = sample.sparse > 0
-    returns = sample.camera.rays()[seen] * sample.sparse[seen][:, None]
+    rays = sample.camera.rays()
+    # A lens model may leave pixels without a ray.
+    seen = (sample.sparse > 0) & np.isfinite(rays[..., 0])
+    returns = rays[seen] * sample.sparse[seen][:, None]
     height, width = sample.depth.shape
     shape = (max(height, round(width / _CLOUD_ASPECT)), width)
     oblique = _oblique(points, colours, scales.view_m, shape)

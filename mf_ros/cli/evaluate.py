@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import tyro
 
+from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import colour_depth, draw_returns
 from mf_ros.cli.bag_options import BagOptions, Folder, Word, with_engine
@@ -21,7 +22,6 @@ from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
 from mf_ros.engine import make_engine
 from mf_ros.errors import ConfigError
-from mf_ros.evaluation.bag_frames import bag_frames
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, Record, evaluate, headline
 

@@ -5,7 +5,7 @@ Each is a function ``(sparse, camera) -> dense`` on (H, W) float32 metres, 0 = n
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -39,11 +39,14 @@ def linear_inverse(sparse: FloatArray, camera: CameraModel) -> FloatArray:
 def triangle(sparse: FloatArray, camera: CameraModel) -> FloatArray:
     """As ``linear_inverse``, but a triangle seen edge-on, which spans a depth edge, takes its nearest corner."""
     rows, cols = np.nonzero(sparse)
-    if len(rows) < 4:
+    if len(rows) < 3:
         return _nearest_fill(sparse)
     z = sparse[rows, cols].astype(np.float64)
     corners = camera.unproject(np.stack([cols, rows], 1).astype(np.float64), z).astype(np.float64)
-    simplices, simplex, weights = _triangulate(rows, cols, sparse.shape)
+    mesh = _triangulate(rows, cols, sparse.shape)
+    if mesh is None:
+        return _nearest_fill(sparse)
+    simplices, simplex, weights = mesh
     a, b, c = (corners[simplices[:, k]] for k in range(3))
     normal = np.cross(b - a, c - a)
     view = a + b + c
@@ -84,7 +87,8 @@ def ip_basic(sparse: FloatArray, camera: CameraModel) -> FloatArray:
 
 def _despeckle(filled: FloatArray) -> FloatArray:
     median = cv2.medianBlur(filled, 5)
-    return np.where(filled > 0, median, filled).astype(np.float32)
+    # Thin input, a single scan line say, has mostly empty neighbourhoods: the median must not erase it.
+    return np.where((filled > 0) & (median > 0), median, filled).astype(np.float32)
 
 
 def _fill_empty(filled: FloatArray, size: int) -> FloatArray:
@@ -116,20 +120,31 @@ def _delaunay(
     sparse: FloatArray, encode: Callable[[AnyArray], AnyArray], decode: Callable[[AnyArray], AnyArray]
 ) -> FloatArray:
     rows, cols = np.nonzero(sparse)
-    if len(rows) < 4:
+    if len(rows) < 3:
         return _nearest_fill(sparse)
     value = encode(sparse[rows, cols].astype(np.float64))
-    simplices, simplex, weights = _triangulate(rows, cols, sparse.shape)
+    mesh = _triangulate(rows, cols, sparse.shape)
+    if mesh is None:
+        return _nearest_fill(sparse)
+    simplices, simplex, weights = mesh
     blended = (weights * value[simplices[simplex]]).sum(-1)
     with np.errstate(divide="ignore"):
         dense: FloatArray = np.where(simplex >= 0, decode(blended), _nearest_fill(sparse)).astype(np.float32)
     return dense
 
 
-def _triangulate(rows: AnyArray, cols: AnyArray, shape: Tuple[int, ...]) -> Tuple[AnyArray, AnyArray, AnyArray]:
-    """Corner indices of the triangles, the triangle of every pixel (-1 = none) and its barycentric weights."""
+def _triangulate(
+    rows: AnyArray, cols: AnyArray, shape: Tuple[int, ...]
+) -> Optional[Tuple[AnyArray, AnyArray, AnyArray]]:
+    """Corner indices of the triangles, the triangle of every pixel (-1 = none) and its barycentric weights.
+
+    None when there is no triangle, because fewer than three returns exist or all lie on one line.
+    """
     spatial = require_package("scipy.spatial", extra="eval")
-    mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64))
+    try:
+        mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64))
+    except spatial.QhullError:
+        return None
     grid_rows, grid_cols = np.indices(shape)
     pixels = np.stack([grid_cols, grid_rows], -1).reshape(-1, 2).astype(np.float64)
     simplex = mesh.find_simplex(pixels)
