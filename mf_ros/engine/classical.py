@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict
+import math
+from typing import Dict, Tuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
 _HALF_BEND = 0.1
+_GRID_PIXELS = 1_300_000
 _BEND_REACHES = (0.01, 0.005)
 
 
@@ -29,7 +31,8 @@ class ClassicalEngine:
 
         Confidence is 1 at a return on a flat surface, falls by half with every 2% of the image's width of distance to
         the nearest return, and falls where the surface bends within 1% of the width, since an edge runs there or
-        returns contradict each other.
+        returns contradict each other. Images above 1.3 megapixels are completed on a coarser grid, since returns lie
+        many pixels apart there, and enlarged: a 4K frame would else need gigabytes.
 
         Raises:
             MessageError: there is no return in the image.
@@ -39,14 +42,42 @@ class ClassicalEngine:
                 "No LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
                 "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
             )
-        inverse_depth: FloatArray = complete_inverse_depth(sparse.depth, row_pattern(sparse.depth > 0))
-        bend = _bend(inverse_depth)
-        confidence: FloatArray = _nearness(sparse.depth) / (1.0 + np.square(bend / _HALF_BEND))
+        step = _grid_step(sparse.depth.shape)
+        shown = _nearest_of_blocks(sparse.depth, step)
+        inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
+        confidence: FloatArray = _nearness(shown) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
+        inverse_depth, confidence = (_enlarged(each, step, sparse.depth.shape) for each in (inverse_depth, confidence))
         return DepthEstimate(np.reciprocal(inverse_depth), confidence, metric=True, engine=self.name)
 
     def describe(self) -> Dict[str, str]:
         """Method and the hardware it runs on."""
         return {"method": "coarse-to-fine plane fit in inverse depth", "device": "cpu", "precision": "float32"}
+
+
+def _grid_step(shape: Tuple[int, ...]) -> int:
+    """Pixels per side of a grid cell, so that the grid has at most ``_GRID_PIXELS``."""
+    return max(1, math.ceil(math.sqrt(shape[0] * shape[1] / _GRID_PIXELS)))
+
+
+def _nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:
+    """Sparse depth on the coarser grid: the nearest return of each block of ``step`` x ``step`` pixels, 0 = none."""
+    if step == 1:
+        return depth
+    rows, cols = (-side % step for side in depth.shape)
+    padded = np.pad(depth, ((0, rows), (0, cols)))
+    padded[padded == 0] = np.inf
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).min(axis=(1, 3))
+    nearest: FloatArray = np.where(np.isfinite(blocks), blocks, np.float32(0)).astype(np.float32)
+    return nearest
+
+
+def _enlarged(values: FloatArray, step: int, shape: Tuple[int, ...]) -> FloatArray:
+    """Values of the coarser grid interpolated to the image's pixels."""
+    if step == 1:
+        return values
+    size = (values.shape[1] * step, values.shape[0] * step)
+    large = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(large[: shape[0], : shape[1]], np.float32)
 
 
 def _nearness(depth: FloatArray) -> FloatArray:
