@@ -173,7 +173,6 @@ def test_an_all_nan_sweep_and_an_empty_one_have_no_points() -> None:
         (F32, "f", "ms", 50.0),
         (F64, "d", "us", 50_000.0),
         (F64, "d", "ns", 50_000_000.0),
-        (U32, "I", "us", 50_000),
         (U32, "I", "ns", 50_000_000),
         (I32, "i", "ns", -50_000_000),
     ],
@@ -184,6 +183,37 @@ def test_the_time_unit_is_inferred_or_told(kind: int, code: str, unit: str, valu
     rows = [struct.pack("<fff" + code, *POINTS[0], value)]
     sweep = parse(rows, fields, len(rows[0]), time_unit="auto" if inferred else unit)
     assert abs(sweep.time_s[0]) == pytest.approx(0.05, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "name", "longest_ns"),
+    [(U32, "I", "t", 780_000), (U32, "I", "offset_time", 400_000), (U32, "I", "t", 1_500), (I32, "i", "t", -780_000)],
+    ids=["Ouster packet", "Livox packet", "two firings", "back from the last point"],
+)
+@pytest.mark.parametrize("stamp_ns", [STAMP, 12_500_000_000, 500_000_000])
+def test_integers_are_nanoseconds_however_short_the_cloud(
+    kind: int, code: str, name: str, longest_ns: int, stamp_ns: int
+) -> None:
+    fields = [*XYZ, PointField(name, 12, kind)]
+    rows = [struct.pack("<fff" + code, *p, t) for p, t in zip(POINTS, [0, longest_ns // 2, longest_ns], strict=True)]
+    sweep = parse(rows, fields, 16, stamp_ns=stamp_ns)
+    np.testing.assert_allclose(sweep.time_s, [0.0, longest_ns * 0.5e-9, longest_ns * 1e-9], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("us", 0.05), ("ms", 50.0)])
+def test_integers_in_another_unit_must_be_told(unit: str, seconds: float) -> None:
+    fields = [*XYZ, PointField("time", 12, U32)]
+    rows = [struct.pack("<fffI", *POINTS[0], 50_000)]
+    assert parse(rows, fields, 16).time_s[0] == pytest.approx(50e-6)
+    told = parse(rows, fields, 16, time_unit=unit).time_s
+    # 50 s is no sweep.
+    assert told is None if seconds > 1 else told[0] == pytest.approx(seconds)
+
+
+def test_short_float_times_are_seconds() -> None:
+    fields = [*XYZ, PointField("time", 12, F32)]
+    rows = [struct.pack("<ffff", *p, t) for p, t in zip(POINTS, [0.0, 2e-4, 4e-4], strict=True)]
+    np.testing.assert_allclose(parse(rows, fields, 16).time_s, [0.0, 2e-4, 4e-4], rtol=1e-6)
 
 
 def test_the_override_wins_over_what_would_be_inferred() -> None:
@@ -234,12 +264,11 @@ def test_integer_coordinates_are_refused() -> None:
         {"point_step": 8},
         {"point_step": 13},
         {"point_step": 2**31},
-        {"row_step": 0},
         {"row_step": 35},
+        {"row_step": -1},
         {"row_step": 2**31},
         {"data": plain()[0]},
         {"data": b""},
-        {"data": b"".join(plain()) + b"tail"},
         {"data": None},
         {"data": [1, 2, 300]},
     ],
@@ -248,6 +277,66 @@ def test_integer_coordinates_are_refused() -> None:
 def test_sizes_that_do_not_describe_the_data_give_one_error(lie: dict) -> None:
     with pytest.raises(MessageError):
         parse(plain(), XYZ, **{"point_step": 12, **lie})
+
+
+@pytest.mark.parametrize("tail", [b"", b"tail"], ids=["no tail", "tail"])
+@pytest.mark.parametrize("row_step", [0, 36])
+@pytest.mark.parametrize("height", [1, 2])
+def test_rows_without_a_step_are_packed_and_bytes_behind_the_last_do_not_matter(
+    height: int, row_step: int, tail: bytes
+) -> None:
+    rows = plain(3 * height)
+    sweep = parse(rows, XYZ, 12, width=3, height=height, row_step=row_step, data=b"".join(rows) + tail)
+    np.testing.assert_array_equal(sweep.points, np.array(POINTS * height, np.float32))
+
+
+@pytest.mark.parametrize("point_step", [0, 12, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("size", [(0, 1), (5, 0), (0, 0)], ids=str)
+def test_a_cloud_of_no_points_is_empty_whatever_its_point_step(point_step: int, size: tuple[int, int]) -> None:
+    fields = [*XYZ, PointField("ring", 12, U16), PointField("time", 14, F32), PointField("intensity", 18, F32)]
+    sweep = parse([], fields, point_step, width=size[0], height=size[1], row_step=0)
+    assert sweep.points.shape == (0, 3) and sweep.points.dtype == np.float32
+    assert [len(column) for column in (sweep.time_s, sweep.ring, sweep.intensity)] == [0, 0, 0]
+
+
+def test_points_of_many_kilobytes_are_refused() -> None:
+    with pytest.raises(MessageError, match="points of 100000 bytes"):
+        parse([], XYZ, 100_000, width=1, row_step=100_000, data=bytes(100_000))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "wrong"),
+    [
+        (I32, "i", -1),
+        (I32, "i", 2**29),
+        (U32, "I", 2**32 - 1),
+        (U16, "H", 1024),
+        (F32, "f", float("nan")),
+        (F64, "d", 1e300),
+    ],
+)
+def test_rings_that_no_lidar_has_are_left_out_and_reported_once(
+    kind: int, code: str, wrong: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = [*XYZ, PointField("ring", 12, kind)]
+    rows = [struct.pack("<fff" + code, *p, ring) for p, ring in zip(POINTS, [0, wrong, 1023], strict=True)]
+    with caplog.at_level(logging.WARNING):
+        sweeps = [parse(rows, fields, len(rows[0]), where=f"/rings_{code}_{wrong}") for _ in range(3)]
+    assert all(sweep.ring is None and len(sweep) == 3 for sweep in sweeps)
+    assert ["scan lines are 0 to 1023" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_the_ring_of_a_point_without_a_return_does_not_matter() -> None:
+    fields = [*XYZ, PointField("ring", 12, I32)]
+    rows = [struct.pack("<fffi", *POINTS[0], 7), struct.pack("<fffi", 0, 0, 0, -1)]
+    np.testing.assert_array_equal(parse(rows, fields, 16).ring, [7])
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_intensity_beyond_float32_is_infinite_without_a_warning() -> None:
+    fields = [*XYZ, PointField("intensity", 12, F64)]
+    sweep = parse([struct.pack("<fffd", *POINTS[0], 1e300)], fields, 20)
+    assert sweep.intensity.tolist() == [np.inf]
 
 
 @pytest.mark.parametrize("offset", [-1, 9, 2**31])
@@ -279,7 +368,7 @@ def test_arbitrary_sizes_give_finite_points_or_one_error(
     assert len(sweep) <= width * height
     assert np.isfinite(sweep.points).all()
     assert sweep.time_s is None or (len(sweep.time_s) == len(sweep) and np.isfinite(sweep.time_s).all())
-    assert len(sweep.ring) == len(sweep)
+    assert sweep.ring is None or (len(sweep.ring) == len(sweep) and sweep.ring.min(initial=0) >= 0)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, list, lambda b: array.array("B", b)])

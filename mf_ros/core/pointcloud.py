@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 from mf_ros.core.config import TimeUnit
-from mf_ros.core.types import AnyArray, ByteArray, FloatArray, IntArray, LidarSweep
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray, IntArray, LidarSweep
 from mf_ros.errors import MessageError
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ _SECONDS: Dict[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _LONGEST_SWEEP_S = 1.0
 # Below this stamp (a simulation that just started) an absolute time looks like a relative one.
 _CLEARLY_ABSOLUTE_NS = 2_000_000_000
+# No LiDAR has more scan lines; whoever sorts points by ring may trust this.
+MAX_RING = 1023
+# Bytes; drivers use up to some hundred.
+_LARGEST_POINT = 1 << 16
 
 _warned: Set[Tuple[str, str]] = set()
 
@@ -67,7 +71,17 @@ def parse_cloud(
     """Read the points of a sensor_msgs/PointCloud2; the arguments are the message's own fields.
 
     Points that are NaN, infinite or exactly at the origin (no return) are dropped with their times, rings and
-    intensities. Nothing of the result shares memory with ``data``.
+    intensities. Nothing of the result shares memory with ``data``. Rings outside 0 to ``MAX_RING`` are no scan lines:
+    the sweep then has none, which is logged once. A row_step of 0 means rows without padding, and bytes behind the last
+    row are ignored.
+
+    A time unit of "auto" is inferred as follows, where "fits" means that the times stay within 1 s of the stamp:
+
+    - integers are nanoseconds since the stamp (Ouster, Livox) if that fits; integer micro- or milliseconds always look
+      like short nanoseconds and must be told by ``time_unit``;
+    - floats that fit as absolute times are those, in the coarsest unit that fits (Hesai s, Livox ns);
+    - other floats are relative, in the coarsest unit that fits, so below 1 they are seconds (Velodyne);
+    - what fits nowhere is left out, which is logged once.
 
     Args:
         fields: objects with ``name``, ``offset``, ``datatype`` and ``count``, as ``PointField``.
@@ -77,7 +91,8 @@ def parse_cloud(
         where: what the message belongs to, for error messages, for example its topic.
 
     Raises:
-        MessageError: no x, y, z of floating type, or sizes that do not describe ``data``.
+        MessageError: no x, y, z of floating type, or sizes that do not describe ``data``; a cloud of no points needs no
+            sizes beyond that.
     """
     prefix = f"{where}: " if where else ""
     by_name = _fields_by_name(fields)
@@ -85,6 +100,11 @@ def parse_cloud(
     time = _first_known(by_name, _TIME_NAMES)
     ring = _first_known(by_name, _RING_NAMES)
     intensity = _first_known(by_name, _INTENSITY_NAMES)
+    buffer = _bytes_of(data, prefix)
+    row_step = row_step or width * point_step
+    _require_sizes(width, height, point_step, row_step, buffer.size, prefix)
+    if width == 0 or height == 0:
+        return _empty_sweep(stamp_ns, frame_id, time, ring, intensity)
     used = xyz + [field for field in (time, ring, intensity) if field is not None]
     for field in used:
         size = np.dtype(_TYPES[field.datatype]).itemsize
@@ -93,8 +113,6 @@ def parse_cloud(
                 f"{prefix}point field '{field.name}' at offset {field.offset} with {size} bytes does not fit into "
                 f"point_step {point_step}: the driver describes its points wrongly."
             )
-    buffer = _bytes_of(data, prefix)
-    _require_sizes(width, height, point_step, row_step, buffer.size, prefix)
     order = ">" if is_bigendian else "<"
     layout = np.dtype(
         {
@@ -105,15 +123,9 @@ def parse_cloud(
         }
     )
     shape, strides = ((width,), (point_step,)) if height == 1 else ((height, width), (row_step, point_step))
-    if width == 0 or height == 0:
-        cloud: AnyArray = np.zeros(0, layout)
-    else:
-        cloud = np.ndarray(shape, layout, buffer=buffer, strides=strides)
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        columns = [cloud[field.name].astype(np.float32).reshape(-1) for field in xyz]
-        size_of_point = np.abs(columns[0]) + np.abs(columns[1]) + np.abs(columns[2])
-        keep = (size_of_point > 0.0) & (size_of_point < np.inf)
+    cloud: AnyArray = np.ndarray(shape, layout, buffer=buffer, strides=strides)
+    columns = [_float32(_column(cloud, field)) for field in xyz]
+    keep = _measured(columns)
     times = None if time is None else _column(cloud, time)
     if times is not None and times.dtype.kind == "f":
         keep &= np.isfinite(times) | ~np.isfinite(times).any()
@@ -126,9 +138,34 @@ def parse_cloud(
         stamp_ns=stamp_ns,
         frame_id=frame_id,
         time_s=None if times is None else _seconds(times[chosen], time, stamp_ns, time_unit, where or frame_id),
-        ring=None if ring is None else _integers(_column(cloud, ring)[chosen]),
-        intensity=None if intensity is None else _column(cloud, intensity)[chosen].astype(np.float32),
+        ring=None if ring is None else _rings(_column(cloud, ring)[chosen], ring.name, where or frame_id),
+        intensity=None if intensity is None else _float32(_column(cloud, intensity)[chosen]),
     )
+
+
+def _empty_sweep(
+    stamp_ns: int,
+    frame_id: str,
+    time: Optional[PointField],
+    ring: Optional[PointField],
+    intensity: Optional[PointField],
+) -> LidarSweep:
+    return LidarSweep(
+        points=np.zeros((0, 3), np.float32),
+        stamp_ns=stamp_ns,
+        frame_id=frame_id,
+        time_s=None if time is None else np.zeros(0, np.float32),
+        ring=None if ring is None else np.zeros(0, np.int32),
+        intensity=None if intensity is None else np.zeros(0, np.float32),
+    )
+
+
+def _measured(columns: Sequence[FloatArray]) -> BoolArray:
+    """(N,) bool: finite x, y, z that are not all zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        size_of_point = np.abs(columns[0]) + np.abs(columns[1]) + np.abs(columns[2])
+        keep: BoolArray = (size_of_point > 0.0) & (size_of_point < np.inf)
+    return keep
 
 
 def _fields_by_name(fields: Sequence[Any]) -> Dict[str, PointField]:
@@ -175,11 +212,16 @@ def _bytes_of(data: Any, prefix: str) -> ByteArray:
 
 def _require_sizes(width: int, height: int, point_step: int, row_step: int, size: int, prefix: str) -> None:
     said = f"width {width}, height {height}, point_step {point_step}, row_step {row_step}"
-    if min(width, height, point_step, row_step) < 0 or (width > 0 and height > 0 and row_step < width * point_step):
+    empty = width == 0 or height == 0
+    if min(width, height, point_step, row_step) < 0 or not (empty or width * point_step <= row_step):
         raise MessageError(f"{prefix}the point cloud's sizes contradict each other ({said}): check the LiDAR driver.")
-    # Some drivers leave out the padding behind the last of several rows.
-    least = (height - 1) * row_step + (width * point_step if height > 1 else row_step) if width * height > 0 else 0
-    if not least <= size <= max(height * row_step, least):
+    if not empty and point_step > _LARGEST_POINT:
+        raise MessageError(
+            f"{prefix}points of {point_step} bytes are of no LiDAR ({_LARGEST_POINT} at most): check the LiDAR driver."
+        )
+    # Some drivers leave out the padding behind the last of several rows, others add bytes behind it.
+    least = 0 if empty else (height - 1) * row_step + (width * point_step if height > 1 else row_step)
+    if size < least or (empty and size > 0):
         raise MessageError(
             f"{prefix}the point cloud holds {size} bytes, but {said} describe {height * row_step}: "
             "the message is cut off, or the LiDAR driver describes it wrongly."
@@ -191,11 +233,24 @@ def _column(cloud: AnyArray, field: PointField) -> AnyArray:
     return column
 
 
-def _integers(values: AnyArray) -> IntArray:
-    if values.dtype.kind == "f":
-        values = np.clip(np.nan_to_num(values), -(2**30), 2**30)
-    whole: IntArray = values.astype(np.int32)
-    return whole
+def _float32(values: AnyArray) -> FloatArray:
+    """What a float32 cannot hold becomes infinite, without NumPy's warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
+
+
+def _rings(values: AnyArray, name: str, where: str) -> Optional[IntArray]:
+    """(N,) int32 scan lines, or None when some value cannot be one."""
+    wrong = ~((values >= 0) & (values <= MAX_RING))
+    if not wrong.any():
+        return values.astype(np.int32)
+    _warn_once(
+        where,
+        name,
+        f"{where}: '{name}' holds {values[wrong][0]:.6g}, but scan lines are 0 to {MAX_RING}; the sweep is used "
+        "without rings. Check the LiDAR driver's point type.",
+    )
+    return None
 
 
 def _seconds(
@@ -207,15 +262,16 @@ def _seconds(
     name = "" if field is None else field.name
     low, high = float(values.min()), float(values.max())
     is_float = values.dtype.kind == "f"
-    units = list(_SECONDS) if time_unit == "auto" else [time_unit]
+    counted = time_unit == "auto" and not is_float
+    units = ["ns"] if counted else list(_SECONDS) if time_unit == "auto" else [time_unit]
     # A float32 cannot count nanoseconds or seconds since 1970: its steps are minutes long.
     precise = values.dtype.itemsize == 8 or high < 2**24
-    if precise and (name == "timestamp" or stamp_ns > _CLEARLY_ABSOLUTE_NS):
+    if precise and not counted and (name == "timestamp" or stamp_ns > _CLEARLY_ABSOLUTE_NS):
         for unit in units:
             start = stamp_ns / (_SECONDS[unit] * 1e9)
             if max(abs(low - start), abs(high - start)) * _SECONDS[unit] <= _LONGEST_SWEEP_S:
                 return ((values.astype(np.float64) - start) * _SECONDS[unit]).astype(np.float32)
-    relative = _relative_unit(max(abs(low), abs(high)), is_float, units)
+    relative = _relative_unit(max(abs(low), abs(high)), units)
     if relative is not None:
         return (values.astype(np.float64) * _SECONDS[relative]).astype(np.float32)
     _warn_once(
@@ -228,14 +284,9 @@ def _seconds(
     return None
 
 
-def _relative_unit(largest: float, is_float: bool, units: Sequence[str]) -> Optional[str]:
-    """The coarsest unit in which a sweep would be short enough; integers count at least a millisecond so."""
-    for unit in units:
-        sweep_s = largest * _SECONDS[unit]
-        whole_steps = is_float or len(units) == 1 or unit == "ns" or (unit == "us" and sweep_s > 1e-3)
-        if sweep_s <= _LONGEST_SWEEP_S and whole_steps:
-            return unit
-    return None
+def _relative_unit(largest: float, units: Sequence[str]) -> Optional[str]:
+    """The first unit, coarsest first, in which a sweep would be short enough."""
+    return next((unit for unit in units if largest * _SECONDS[unit] <= _LONGEST_SWEEP_S), None)
 
 
 def _warn_once(where: str, name: str, text: str) -> None:
