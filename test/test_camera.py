@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mf_ros.core.camera import CameraModel, make_camera, rectify_image, rectify_maps
+from mf_ros.core.distortion import PolynomialLens
 from mf_ros.errors import CalibrationError
 
 WIDTH, HEIGHT = 640, 400
@@ -228,6 +229,16 @@ def test_cameras_are_equal_and_hashed_by_value():
         camera_with("plumb_bob").K[0, 0] = 1.0
 
 
+def test_the_table_of_a_lens_is_computed_once_for_all_images(monkeypatch):
+    D = [-0.3, 0.0, 0.001, -0.002, 0.0]
+    first = make_camera(WIDTH, HEIGHT, K, D, "plumb_bob")
+    monkeypatch.setattr(PolynomialLens, "_valid_range", lambda lens: pytest.fail("computed again"))
+    again = make_camera(WIDTH // 2, HEIGHT, K, D, "plumb_bob")
+    assert again.resized(WIDTH, HEIGHT).max_angle == first.max_angle
+    monkeypatch.undo()
+    assert make_camera(WIDTH, HEIGHT, K, [-0.5, *D[1:]], "plumb_bob").max_angle < first.max_angle
+
+
 def test_no_coefficients_mean_no_distortion():
     for model, D in [("", []), ("plumb_bob", ()), ("plumb_bob", np.zeros(5)), ("rational_polynomial", np.zeros(8))]:
         assert not make_camera(WIDTH, HEIGHT, K, D, model).has_distortion
@@ -249,6 +260,7 @@ def test_no_coefficients_mean_no_distortion():
         ({"D": [0.01] * 14, "distortion_model": "rational_polynomial"}, "tilted sensor"),
         ({"distortion_model": "double_sphere"}, "plumb_bob, rational_polynomial, equidistant"),
         ({"D": [-1e9, 0, 0, 0, 0]}, "very centre"),
+        ({"D": [-1e9, 0, 0, 0], "distortion_model": "equidistant"}, "very centre"),
         ({"width": 0}, "0 x 400"),
         ({"width": 2**31}, "cannot be used"),
         ({"image_size": (320, 200)}, "320 x 200.*640 x 400"),
@@ -257,7 +269,7 @@ def test_no_coefficients_mean_no_distortion():
 def test_a_calibration_that_cannot_be_used_says_why(change, message):
     arguments = {"width": WIDTH, "height": HEIGHT, "K": K, "D": [], "distortion_model": "plumb_bob", **change}
     with pytest.raises(CalibrationError, match=message):
-        make_camera(**arguments).project(np.ones((1, 3)))
+        make_camera(**arguments)
 
 
 def test_a_camera_info_without_a_size_takes_the_images():

@@ -38,7 +38,8 @@ class CameraModel:
         R: (3, 3) float64 stereo rectification, kept for publishing; projection takes points in the unrotated frame.
 
     Raises:
-        CalibrationError: uncalibrated (K[0] = 0), not finite, unknown model, wrong number of coefficients, odd size.
+        CalibrationError: uncalibrated (K[0] = 0), not finite, unknown model, wrong number of coefficients, odd size, or
+            a distortion that folds at the image centre.
     """
 
     width: int
@@ -47,6 +48,7 @@ class CameraModel:
     D: DoubleArray
     distortion_model: str = "plumb_bob"
     R: DoubleArray = field(default_factory=lambda: np.eye(3))
+    _lens: Optional[Distortion] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_size(self.width, self.height)
@@ -55,6 +57,8 @@ class CameraModel:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
         object.__setattr__(self, "distortion_model", model)
+        # Made here and not at its first use, so that whoever builds a camera hears of a lens that cannot be.
+        object.__setattr__(self, "_lens", make_lens(model, D))
 
     @cached_property
     def key(self) -> Tuple[Any, ...]:
@@ -161,10 +165,6 @@ class CameraModel:
     def rectified(self) -> CameraModel:
         """The ideal pinhole with the same K, size and frame: D = 0, R = I."""
         return CameraModel(self.width, self.height, self.K, np.zeros(5), "plumb_bob")
-
-    @cached_property
-    def _lens(self) -> Optional[Distortion]:
-        return make_lens(self.distortion_model, self.D)
 
     @cached_property
     def _rays(self) -> FloatArray:

@@ -9,6 +9,7 @@ Kannala and Brandt, 2006), which is what sensor_msgs/CameraInfo names plumb_bob,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Optional, Protocol, Tuple
 
 import numpy as np
@@ -25,6 +26,8 @@ _DIRECTIONS = 48
 _BLOCK = 32768
 _NEWTON_STEPS = 10
 _CONVERGED = 1e-10
+# A rig has a handful of cameras; a lens holds up to 72 kB.
+_LENSES_KEPT = 32
 
 XY = Tuple[DoubleArray, DoubleArray]
 
@@ -252,7 +255,19 @@ def _folds_at_centre(D: Tuple[float, ...]) -> CalibrationError:
 
 
 def make_lens(distortion_model: str, D: DoubleArray) -> Optional[Distortion]:
-    """The lens of canonical coefficients; None for an ideal pinhole."""
+    """The lens of canonical coefficients; None for an ideal pinhole.
+
+    Equal coefficients give the same lens, since a camera is built anew for each image and its lens takes milliseconds.
+
+    Raises:
+        CalibrationError: the coefficients fold the image at its very centre.
+    """
+    return _lens_of(distortion_model, tuple(float(d) for d in D))
+
+
+@lru_cache(maxsize=_LENSES_KEPT)
+def _lens_of(distortion_model: str, D: Tuple[float, ...]) -> Optional[Distortion]:
+    coefficients: DoubleArray = np.array(D)
     if distortion_model == "equidistant":
-        return EquidistantLens(D)
-    return PolynomialLens(D) if D.any() else None
+        return EquidistantLens(coefficients)
+    return PolynomialLens(coefficients) if coefficients.any() else None
