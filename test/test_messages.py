@@ -113,6 +113,37 @@ def test_stamps_of_both_ros_versions_are_whole_nanoseconds():
     assert messages.frame_id_of(ros1) == "map"
 
 
+@pytest.mark.parametrize(("sec", "nanosec"), [(1, 1_000_000_000), (1, 2**32 - 1), (-1, 0), (1, -1)])
+def test_a_stamp_that_is_no_time_is_refused(sec, nanosec):
+    with pytest.raises(MessageError, match=rf"A stamp of {sec} s and {nanosec} ns \(frame 'camera'\) is no time"):
+        messages.stamp_ns(header(sec=sec, nanosec=nanosec))
+
+
+def test_images_and_clouds_without_a_stamp_are_refused():
+    unstamped = header(sec=0, nanosec=0)
+    image = packed(np.zeros((2, 3, 3), np.uint8), "rgb8")
+    small = compressed(encoded(".png", np.zeros((2, 3, 3), np.uint8)), "png")
+    for message in (image, small):
+        assert messages.decode_image(message).shape == (2, 3, 3)
+        message.header = unstamped
+        with pytest.raises(MessageError, match="the driver does not stamp its messages"):
+            messages.decode_image(message)
+    with pytest.raises(MessageError, match="the driver does not stamp its messages"):
+        messages.decode_cloud(cloud_message(np.ones((2, 3)), header=unstamped))
+    with pytest.raises(MessageError, match="the driver does not stamp its messages"):
+        messages.measured_stamp_ns(unstamped)
+
+
+def test_what_always_holds_needs_no_stamp():
+    static = transform_message()
+    static.transforms[0].header = header("odom", 0, 0)
+    (transform,) = messages.transforms_of(static)
+    assert transform.stamp_ns == 0
+    info = camera_info(header=header(sec=0, nanosec=0))
+    assert messages.stamp_ns(info.header) == 0
+    assert messages.camera_from_info(info).width == 640
+
+
 @pytest.mark.parametrize(
     ("encoding", "pixel"),
     [

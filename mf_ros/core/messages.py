@@ -63,9 +63,36 @@ _QUATERNION_TOLERANCE = 1e-2
 
 
 def stamp_ns(header: Any) -> int:
-    """Nanoseconds of a std_msgs/Header's stamp, ROS 2 (sec, nanosec) or ROS 1 (secs, nsecs)."""
+    """Nanoseconds of a std_msgs/Header's stamp, ROS 2 (sec, nanosec) or ROS 1 (secs, nsecs).
+
+    A stamp of 0 is right for what holds at all times: static transforms, and the camera_info of some drivers.
+
+    Raises:
+        MessageError: no header, negative seconds, or a billion nanoseconds and more (builtin_interfaces/Time).
+    """
     stamp = _field(header, "stamp")
-    return int(_field(stamp, "sec", "secs")) * 1_000_000_000 + int(_field(stamp, "nanosec", "nsecs", "nsec"))
+    seconds, rest = int(_field(stamp, "sec", "secs")), int(_field(stamp, "nanosec", "nsecs", "nsec"))
+    if seconds < 0 or not 0 <= rest < 1_000_000_000:
+        raise MessageError(
+            f"A stamp of {seconds} s and {rest} ns (frame '{getattr(header, 'frame_id', '')}') is no time: seconds "
+            "start at 0, nanoseconds end before a billion. Correct the driver, or record anew if the file is damaged."
+        )
+    return seconds * 1_000_000_000 + rest
+
+
+def measured_stamp_ns(header: Any) -> int:
+    """``stamp_ns`` of what was measured at one moment: an image or a point cloud.
+
+    Raises:
+        MessageError: as ``stamp_ns``, and for a stamp of 0, which means that nobody filled it in.
+    """
+    stamp = stamp_ns(header)
+    if stamp == 0:
+        raise MessageError(
+            f"The stamp is 0 (frame '{getattr(header, 'frame_id', '')}'): the driver does not stamp its messages, so "
+            "images and sweeps cannot be paired. Let the driver fill in header.stamp with the time of acquisition."
+        )
+    return stamp
 
 
 def frame_id_of(header: Any) -> str:
@@ -83,12 +110,11 @@ def decode_image(msg: Any) -> ByteArray:
         (H, W, 3) uint8 RGB, contiguous and independent of the message.
 
     Raises:
-        MessageError: unknown encoding, sizes that do not fit the data, damaged or too large an image.
+        MessageError: unknown encoding, sizes that do not fit the data, damaged or too large an image, no stamp.
     """
-    if hasattr(msg, "encoding"):
-        return _decode_raw(msg)
-    if hasattr(msg, "format"):
-        return _decode_compressed(msg)
+    if hasattr(msg, "encoding") or hasattr(msg, "format"):
+        measured_stamp_ns(_field(msg, "header"))
+        return _decode_raw(msg) if hasattr(msg, "encoding") else _decode_compressed(msg)
     raise MessageError(f"{type(msg).__name__} is no image: choose a sensor_msgs/Image or CompressedImage topic.")
 
 
@@ -146,7 +172,7 @@ def decode_cloud(msg: Any, *, time_unit: TimeUnit = "auto") -> LidarSweep:
         time_unit: unit of the per-point time field; auto infers it.
 
     Raises:
-        MessageError: no x, y, z, or a layout that does not fit the data.
+        MessageError: no x, y, z, a layout that does not fit the data, or no stamp.
     """
     header = _field(msg, "header")
     fields = [
@@ -167,7 +193,7 @@ def decode_cloud(msg: Any, *, time_unit: TimeUnit = "auto") -> LidarSweep:
         point_step=int(_field(msg, "point_step")),
         row_step=int(_field(msg, "row_step")),
         data=_bytes(_field(msg, "data")),
-        stamp_ns=stamp_ns(header),
+        stamp_ns=measured_stamp_ns(header),
         frame_id=frame,
         time_unit=time_unit,
         where=f"PointCloud2 in frame '{frame}'",
