@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
 import pytest
 
 from mf_ros.cli.main import main
-from mf_ros.core.camera import make_camera
+from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import project_points
-from mf_ros.core.types import CameraPoints, FloatArray
+from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DepthEstimate, FloatArray, IntArray, SparseDepth
 from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import BagError
 from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
+from mf_ros.evaluation.heldout import score_held_out
 from mf_ros.evaluation.metrics import depth_metrics, mean_of
 from mf_ros.evaluation.protocol import cases, split_rings, thin_rings
 from mf_ros.evaluation.run import evaluate, headline
@@ -108,6 +110,59 @@ def test_truth_behind_a_near_surface_is_not_visible() -> None:
     assert visible[returns.z < 20].all()
 
 
+@pytest.mark.parametrize("number", [lambda ring: 2**29 + ring, lambda ring: ring - 2**29], ids=["huge", "negative"])
+def test_the_numbers_of_the_rings_cost_no_memory(number: Callable[[IntArray], IntArray]) -> None:
+    box = wall_points()
+    odd = CameraPoints(box.points, number(box.ring).astype(np.int32), box.sensor)
+    returns = project_points(box, CAMERA, ProjectionConfig(cull_hidden=False))
+    expected = visible_to_camera(box, returns, CAMERA)
+    np.testing.assert_array_equal(visible_to_camera(odd, returns, CAMERA), expected)
+
+
+def board_and_wall() -> CameraPoints:
+    """One LiDAR sees a near board with few lines; another, farther off, only the wall behind it, by the same rings."""
+    wall = wall_points(20.0)
+    y, x = np.meshgrid(np.linspace(-1.2, 1.2, 14), np.linspace(-0.6, 0.6, 60), indexing="ij")
+    board = np.stack([x, y, np.full_like(x, 4.0)], -1).reshape(-1, 3).astype(np.float32)
+    return CameraPoints(
+        np.concatenate([board, wall.points]),
+        np.concatenate([np.repeat(np.arange(14, dtype=np.int32), 60), wall.ring]),
+        np.repeat(np.array([0, 1], np.uint8), [len(board), len(wall)]),
+    )
+
+
+def test_a_surface_that_one_lidar_saw_hides_the_returns_of_another() -> None:
+    points = board_and_wall()
+    frame = EvaluationFrame("two", "0", np.zeros((96, 160, 3), np.uint8), CAMERA, points, 32)
+    case = next(iter(cases(frame, (16,))))
+    # To each side of the centre the board spans 0.6 * 120 / 4 = 18 pixels, the wall 27; the board's lines lie 6 apart.
+    aside = np.abs(case.cols - 79.5)
+    far = case.truth > 10
+    assert (far & (aside < 16)).sum() > 500 and (far & (aside > 20)).sum() > 200
+    assert not case.visible[far & (aside < 16)].any()
+    assert case.visible[far & (aside > 20)].all()
+
+
+class FarWall:
+    """Answers 20 m everywhere."""
+
+    name = "wall"
+
+    def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        depth = np.full(image.shape[:2], 20.0, np.float32)
+        return DepthEstimate(depth, np.ones_like(depth), True, self.name)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+def test_held_out_returns_are_judged_by_the_same_rule() -> None:
+    held = score_held_out(np.zeros((96, 160, 3), np.uint8), board_and_wall(), CAMERA, FarWall(), ProjectionConfig())
+    assert held is not None
+    far = held.truth > 10
+    assert far.any() and not (np.abs(held.uv[far, 0] - 79.5) < 16).any()
+
+
 @pytest.mark.parametrize("name", list(BASELINES))
 def test_each_baseline_fills_a_flat_wall_exactly(name: str) -> None:
     sparse = np.zeros((96, 160), np.float32)
@@ -195,6 +250,83 @@ def test_an_image_that_is_not_the_calibrated_size_is_refused(tmp_path: Path) -> 
     write_frame(tmp_path / "yard" / "000", width=320)
     with pytest.raises(BagError, match=r"image is 160x96 but calib.json says 320x96"):
         list(load_frames(tmp_path))
+
+
+XYZ = np.ones((5, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "arrays", "says"),
+    [
+        (
+            "points.npz",
+            {"xyz": XYZ},
+            r"expected are numbers 'points' \(N, 3 or more\); it holds 'xyz' float32",
+        ),
+        ("points.npz", {}, r"'points' \(N, 3 or more\); it holds nothing"),
+        ("points.npz", {"points": XYZ[:, :2]}, r"'points' \(N, 3 or more\)"),
+        ("points.npz", {"points": np.full((5, 3), "far")}, r"expected are numbers"),
+        ("points.npz", {"points": XYZ, "ring": np.zeros(4, np.uint8)}, r"'ring' \(5,\).*'ring' uint8 \(4,\)"),
+        ("points.npz", {"points": XYZ, "ring": np.full(5, -1)}, r"scan line of 0 to 1023"),
+        ("points.npz", {"points": XYZ, "ring": np.full(5, 2**29)}, r"scan line of 0 to 1023"),
+        ("depth.npz", {}, r"expected is 'depth' \(96, 160\) metres.*it holds nothing"),
+        ("depth.npz", {"depth": np.ones((96, 100), np.float32)}, r"'depth' \(96, 160\).*'depth' float32 \(96, 100\)"),
+        ("depth.npz", {"depth": np.ones((0, 0), np.float32)}, r"'depth' \(96, 160\)"),
+        ("sparse.npz", {"depth": np.ones(7, np.float32)}, r"'depth' \(96, 160\)"),
+    ],
+)
+def test_arrays_of_another_form_are_named_with_what_is_expected(
+    file: str, arrays: dict[str, AnyArray], says: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "yard" / "000"
+    write_frame(place)
+    np.savez(place / file, **arrays)
+    with pytest.raises(BagError, match=rf"000/{file}: .*{says}"):
+        list(load_frames(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"T_cam_lidar": np.eye(3).tolist()}, r"T_cam_lidar, of shape \(3, 3\), must be a 4x4 matrix"),
+        ({"T_cam_lidar": np.eye(4).reshape(-1).tolist()}, r"of shape \(16,\), must be a 4x4"),
+        ({"T_cam_lidar": [[1, 0], [0]]}, r"no 4x4 matrix of numbers"),
+        ({"T_cam_lidar": "unknown"}, r"no 4x4 matrix of numbers"),
+        ({"T_cam_lidar": (np.nan * np.eye(4)).tolist()}, r"finite numbers"),
+        ({"T_cam_lidar": None}, r"T_cam_lidar"),
+        ({"dist": [0.1, 0.2]}, r"plumb_bob takes 4 or 5"),
+        ({"dist": [-1e9, 0, 0, 0, 0]}, r"very centre"),
+        ({"dist": "none"}, r"not a usable calibration"),
+        ({"n_rings": [64]}, r"not a usable calibration"),
+    ],
+)
+def test_a_calibration_of_another_form_is_named_with_what_is_expected(
+    changes: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "yard" / "000"
+    write_frame(place)
+    calibration = json.loads((place / "calib.json").read_text())
+    (place / "calib.json").write_text(json.dumps({**calibration, **changes}))
+    with pytest.raises(BagError, match=rf"calib\.json: .*{says}"):
+        list(load_frames(tmp_path))
+
+
+def test_points_that_are_not_finite_are_dropped_with_their_rings(tmp_path: Path) -> None:
+    write_frame(tmp_path / "yard" / "000")
+    points = np.array([[0, 0, 5, 1], [np.nan, 0, 5, 1], [0, 1, 6, 1]], np.float32)
+    np.savez(tmp_path / "yard" / "000" / "points.npz", points=points, ring=np.array([3, 4, 5]))
+    (frame,) = load_frames(tmp_path)
+    assert frame.points is not None and frame.points.ring is not None
+    assert frame.points.points[:, 2].tolist() == [5, 6] and frame.points.ring.tolist() == [3, 5]
+
+
+def test_depth_in_another_resolution_is_kept_and_gives_no_case(tmp_path: Path) -> None:
+    write_frame(tmp_path / "yard" / "000")
+    (tmp_path / "yard" / "000" / "points.npz").unlink()
+    np.savez(tmp_path / "yard" / "000" / "depth.npz", depth=np.full((48, 80), 3.0, np.float32))
+    (frame,) = load_frames(tmp_path)
+    assert frame.depth is not None and frame.depth.shape == (48, 80)
+    assert not list(cases(frame, (8,)))
 
 
 def test_a_damaged_point_file_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Forms read (all lengths in metres):
 
 - ``calib.json``: ``K`` 3x3, ``dist`` (OpenCV order, [] = none), ``width``, ``height``, ``T_cam_lidar``, ``n_rings``.
 - ``points.npz``: ``points`` (N, 4) xyz + intensity, optional ``ring`` (N,).
-- ``depth.npz``: ``depth`` (H, W), 0 = none; ``sparse.npz`` likewise, the source's own sparse input.
+- ``depth.npz``: ``depth`` (H, W) of the image's size, 0 = none, or of the image's shape in another resolution (which
+  is read but not scored); ``sparse.npz`` likewise, the source's own sparse input.
 - a sequence folder: ``NNNN.jpg`` with ``NNNN.npz`` (``xyz_mm`` int32, ``ring``) and one ``calib.json``.
 """
 
@@ -15,18 +16,31 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel, make_camera
-from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, FloatArray
-from mf_ros.errors import BagError
+from mf_ros.core.pointcloud import MAX_RING
+from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DoubleArray, FloatArray, IntArray
+from mf_ros.errors import BagError, CalibrationError
 
 MAX_WIDTH = 1300
 _SEQUENCE_FRAMES = 4
 _MAX_UNPACKED_BYTES = 1 << 29
+# What zipfile and NumPy raise on damaged, encrypted or lying archives.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,12 @@ def _read_calibration(path: Path) -> Dict[str, Any]:
     try:
         calibration: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         calibration["K"] = np.asarray(calibration["K"], np.float64).reshape(3, 3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BagError(f"{path}: not a usable calibration ({error}); it needs K, width and height.") from error
+        calibration["dist"] = np.asarray(calibration.get("dist") or [], np.float64).reshape(-1)
+        calibration["n_rings"] = int(calibration.get("n_rings") or 0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BagError(
+            f"{path}: not a usable calibration ({error}); it needs K, width and height as numbers."
+        ) from error
     return calibration
 
 
@@ -87,10 +105,9 @@ def _load_frame(place: Path, calibration: Dict[str, Any]) -> EvaluationFrame:
     image = _read_image(place / "image.png")
     points = None
     if (place / "points.npz").exists():
-        arrays = _read_arrays(place / "points.npz")
-        points = _camera_points(arrays["points"][:, :3], arrays.get("ring"), calibration, place)
-    depth = _read_depth(place / "depth.npz")
-    sparse = _read_depth(place / "sparse.npz")
+        points = _read_points(place / "points.npz", "points", 1.0, calibration)
+    depth = _read_depth(place / "depth.npz", image)
+    sparse = _read_depth(place / "sparse.npz", image)
     return _half_size_if_wide(
         EvaluationFrame(
             source=place.parent.name,
@@ -111,8 +128,7 @@ def _load_sequence(place: Path, calibration: Dict[str, Any]) -> Iterator[Evaluat
         raise BagError(f"{place}: calib.json without image.png or numbered frames beside it.")
     for position in np.unique(np.linspace(0, len(stems) - 1, _SEQUENCE_FRAMES).astype(int)):
         image = _read_image(place / f"{stems[position]}.jpg")
-        arrays = _read_arrays(place / f"{stems[position]}.npz")
-        points = _camera_points(arrays["xyz_mm"] / 1000.0, arrays.get("ring"), calibration, place)
+        points = _read_points(place / f"{stems[position]}.npz", "xyz_mm", 1000.0, calibration)
         yield _half_size_if_wide(
             EvaluationFrame(
                 source=place.name,
@@ -132,20 +148,58 @@ def _camera(calibration: Dict[str, Any], image: ByteArray, place: Path) -> Camer
             f"{place}: the image is {width}x{height} but calib.json says "
             f"{calibration.get('width')}x{calibration.get('height')}."
         )
-    D = np.asarray(calibration.get("dist") or [], np.float64)
-    if len(D) == 4:
-        D = np.append(D, 0.0)
-    return make_camera(width, height, calibration["K"], D, "plumb_bob")
+    try:
+        return make_camera(width, height, calibration["K"], calibration["dist"], "plumb_bob")
+    except CalibrationError as error:
+        raise BagError(f"{place / 'calib.json'}: {error}") from error
 
 
-def _camera_points(xyz: AnyArray, ring: Optional[AnyArray], calibration: Dict[str, Any], place: Path) -> CameraPoints:
-    if "T_cam_lidar" not in calibration:
-        raise BagError(f"{place}: points.npz needs T_cam_lidar in calib.json.")
-    T = np.asarray(calibration["T_cam_lidar"], np.float64).reshape(4, 4)
-    xyz = xyz[np.isfinite(xyz).all(axis=1)] if ring is None else xyz
-    moved = (xyz @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
-    rings = None if ring is None else ring.astype(np.int32)
-    return CameraPoints(moved, rings, np.zeros(len(moved), np.uint8))
+def _read_points(path: Path, name: str, per_metre: float, calibration: Dict[str, Any]) -> CameraPoints:
+    """Finite returns of an array of a file, moved into the optical frame."""
+    arrays = _read_arrays(path)
+    listed = arrays.get(name)
+    if listed is None or listed.ndim != 2 or listed.shape[1] < 3 or listed.dtype.kind not in "fiu":
+        raise BagError(f"{path}: expected are numbers '{name}' (N, 3 or more); it holds {_contents(arrays)}.")
+    rings = _ring_of(arrays, len(listed), path)
+    T = _extrinsics(calibration, path)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = ((listed[:, :3] / per_metre) @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
+    finite = np.isfinite(moved).all(axis=1)
+    moved = moved[finite]
+    return CameraPoints(moved, None if rings is None else rings[finite], np.zeros(len(moved), np.uint8))
+
+
+def _ring_of(arrays: Dict[str, AnyArray], count: int, path: Path) -> Optional[IntArray]:
+    ring = arrays.get("ring")
+    if ring is None:
+        return None
+    if ring.shape != (count,) or ring.dtype.kind not in "fiu" or not ((ring >= 0) & (ring <= MAX_RING)).all():
+        raise BagError(
+            f"{path}: expected is 'ring' ({count},), one scan line of 0 to {MAX_RING} per point; "
+            f"it holds {_contents(arrays)}."
+        )
+    return ring.astype(np.int32)
+
+
+def _extrinsics(calibration: Dict[str, Any], path: Path) -> DoubleArray:
+    place = path.parent / "calib.json"
+    try:
+        T: DoubleArray = np.asarray(calibration["T_cam_lidar"], np.float64)
+    except KeyError as error:
+        raise BagError(f"{place}: {path.name} needs T_cam_lidar, the 4x4 transform from LiDAR to camera.") from error
+    except (ValueError, TypeError) as error:
+        raise BagError(f"{place}: T_cam_lidar is no 4x4 matrix of numbers ({error}).") from error
+    if T.shape != (4, 4) or not np.isfinite(T).all() or T[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+        raise BagError(
+            f"{place}: T_cam_lidar, of shape {T.shape}, must be a 4x4 matrix of finite numbers, its last row 0 0 0 1."
+        )
+    return T
+
+
+def _contents(arrays: Dict[str, AnyArray]) -> str:
+    """What a file holds, for error messages."""
+    names = [f"'{name}' {array.dtype} {array.shape}" for name, array in list(arrays.items())[:8]]
+    return ", ".join(names) or "nothing"
 
 
 def _half_size_if_wide(frame: EvaluationFrame) -> EvaluationFrame:
@@ -175,12 +229,27 @@ def _read_arrays(path: Path) -> Dict[str, AnyArray]:
             )
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise BagError(f"{path}: not a readable .npz file ({error}).") from error
 
 
-def _read_depth(path: Path) -> Optional[FloatArray]:
+def _read_depth(path: Path, image: ByteArray) -> Optional[FloatArray]:
     if not path.exists():
         return None
-    arrays: List[AnyArray] = list(_read_arrays(path).values())
-    return np.nan_to_num(np.asarray(arrays[0], np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    arrays = _read_arrays(path)
+    depth = arrays.get("depth", next(iter(arrays.values()), None))
+    height, width = image.shape[:2]
+    if depth is None or depth.dtype.kind not in "fiu" or not _same_aspect(depth.shape, (height, width)):
+        raise BagError(
+            f"{path}: expected is 'depth' ({height}, {width}) metres, of the image's size or at least of its "
+            f"proportions; it holds {_contents(arrays)}."
+        )
+    with np.errstate(over="ignore"):
+        return np.nan_to_num(depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _same_aspect(shape: Tuple[int, ...], image_shape: Tuple[int, int]) -> bool:
+    """Whether an array covers the image pixel by pixel or in another resolution, to a pixel of rounding."""
+    if len(shape) != 2 or 0 in shape:
+        return False
+    return abs(shape[0] * image_shape[1] - shape[1] * image_shape[0]) <= max(image_shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.projection import ProjectedReturns, project_points, to_sparse_depth
+from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.types import BoolArray, ByteArray, CameraPoints, FloatArray
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import MfRosError
@@ -65,7 +65,7 @@ def score_held_out(
         return None
     low, high = TRUTH_RANGE_M
     judged = truth_mask[returns.index] & (returns.z >= low) & (returns.z <= high)
-    judged &= _visible(points, returns, camera)
+    judged &= visible_to_camera(points, returns, camera)
     if not judged.any():
         return None
     try:
@@ -87,12 +87,3 @@ def _split(points: CameraPoints) -> Tuple[CameraPoints, BoolArray, str]:
             return halves[0], np.asarray(points.ring % 2 == 0), EVEN_RINGS
     truth: BoolArray = np.random.default_rng(0).random(len(points)) < 0.5
     return points.select(~truth), truth, RANDOM_HALF
-
-
-def _visible(points: CameraPoints, returns: ProjectedReturns, camera: CameraModel) -> BoolArray:
-    """(M,) bool: no surface that any of the sensors saw hides the return."""
-    visible: BoolArray = np.ones(len(returns), np.bool_)
-    # Rings are numbered within their sensor, so surfaces are rebuilt sensor by sensor.
-    for sensor in np.unique(points.sensor):
-        visible &= visible_to_camera(points.select(points.sensor == sensor), returns, camera)
-    return visible

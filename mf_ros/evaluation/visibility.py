@@ -4,6 +4,8 @@ Surfaces are rebuilt from the full sweep in the sensor's own scan order (neighbo
 range are one surface) and rendered into the camera's z-buffer; a return behind that surface is not visible.
 A return that lies among nearer ones on the image (three of four quadrants) is not counted as visible either; this
 is the only rule for sensors without rings.
+Rings are numbered within their sensor, so the surfaces of several LiDARs are rebuilt one by one; what any of them saw
+hides the returns of all.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ def visible_to_camera(points: CameraPoints, returns: ProjectedReturns, camera: C
     rows, cols = returns.pixels()
     hidden = _surrounded(rows, cols, returns.z, (camera.height, camera.width))
     if points.ring is not None:
-        front = _scan_surface(points, points.ring, camera)[rows, cols]
-        hidden |= (front > 0) & (returns.z > front * (1.0 + _BEHIND_RATIO) + _BEHIND_M)
+        for sensor in np.unique(points.sensor):
+            own = points.sensor == sensor
+            front = _scan_surface(points.points[own], points.ring[own], camera)[rows, cols]
+            hidden |= (front > 0) & (returns.z > front * (1.0 + _BEHIND_RATIO) + _BEHIND_M)
     visible: BoolArray = ~hidden
     return visible
 
@@ -49,13 +53,14 @@ def _surrounded(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int,
     return surrounded
 
 
-def _scan_surface(points: CameraPoints, ring: AnyArray, camera: CameraModel) -> FloatArray:
+def _scan_surface(xyz: FloatArray, ring: AnyArray, camera: CameraModel) -> FloatArray:
     """(H, W) nearest depth of the surfaces spanned between neighbouring rings and azimuths; 0 = none."""
-    xyz = points.points
+    # Memory follows the scan lines that are there, not the number of the last.
+    lines, ring = np.unique(ring, return_inverse=True)
     azimuth = np.degrees(np.arctan2(xyz[:, 0], xyz[:, 2])) + 180.0
     bins = round(360.0 / _azimuth_step(azimuth, ring))
     column = (azimuth * (bins / 360.0)).astype(np.int64) % bins
-    grid = np.full((int(ring.max()) + 1, bins, 3), np.nan, np.float32)
+    grid = np.full((len(lines), bins, 3), np.nan, np.float32)
     grid[ring, column] = xyz
     corners = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]])
     reach = np.linalg.norm(corners, axis=-1)
