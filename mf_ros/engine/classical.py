@@ -15,6 +15,7 @@ from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
 _HALF_BEND = 0.1
+_EDGE_CONFIDENCE = 0.1
 _GRID_PIXELS = 1_300_000
 _BEND_REACHES = (0.01, 0.005)
 
@@ -30,9 +31,9 @@ class ClassicalEngine:
         """Dense metric depth from the returns alone; the image is not looked at.
 
         Confidence is 1 at a return on a flat surface, falls by half with every 2% of the image's width of distance to
-        the nearest return, and falls where the surface bends within 1% of the width, since an edge runs there or
-        returns contradict each other. Images above 1.3 megapixels are completed on a coarser grid, since returns lie
-        many pixels apart there, and enlarged: a 4K frame would else need gigabytes.
+        the nearest return, and falls, down to a tenth, where the surface bends within 1% of the width, since an edge
+        runs there or returns contradict each other. Images above 1.3 megapixels are completed on a coarser grid, since
+        returns lie many pixels apart there, and enlarged: a 4K frame would else need gigabytes.
 
         Raises:
             MessageError: there is no return in the image.
@@ -45,7 +46,8 @@ class ClassicalEngine:
         step = _grid_step(sparse.depth.shape)
         shown = _nearest_of_blocks(sparse.depth, step)
         inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
-        confidence: FloatArray = _nearness(shown) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
+        flatness = _EDGE_CONFIDENCE + (1.0 - _EDGE_CONFIDENCE) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
+        confidence: FloatArray = _nearness(shown) * flatness
         inverse_depth, confidence = (_enlarged(each, step, sparse.depth.shape) for each in (inverse_depth, confidence))
         return DepthEstimate(np.reciprocal(inverse_depth), confidence, metric=True, engine=self.name)
 
