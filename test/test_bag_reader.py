@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import sqlite3
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 pytest.importorskip("rosbags")
 pytest.importorskip("mcap")
@@ -435,3 +438,36 @@ def test_an_unindexed_ros1_bag_says_how_to_index_it(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(BagError, match="rosbag reindex"):
         open_recording(path)
+
+
+@pytest.mark.parametrize("make", [{}, {"summary": False}, {"chunked": False}, {"chunked": False, "summary": False}])
+def test_messages_with_an_impossible_log_time_are_left_out_and_reported(make: dict[str, bool], tmp_path: Path) -> None:
+    entries = timeline()
+    strange = [(2**63 + 5, "/point", "geometry_msgs/msg/PointStamped", 3), (2**64 - 1, *entries[0][1:])]
+    path = write_mcap(tmp_path / "a.mcap", [*entries[:10], *strange, *entries[10:]], **make)
+    with open_recording(path) as recording:
+        assert order_of(recording) == EXPECTED
+        assert recording.end_ns == EXPECTED[-1][0]
+        assert recording.duration_s == pytest.approx(1.95)
+        assert recording.damage is not None and "log time is impossible" in recording.damage
+        assert recording.damage.count("log time is impossible") == 1
+
+
+def test_a_small_file_that_unpacks_to_more_than_the_disk_spares_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_mcap(tmp_path / "a.mcap").read_bytes()
+    declared = zstandard.ZstdCompressor().compress(content)
+    silent = zstandard.ZstdCompressor(write_content_size=False).compress(content)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    for packed in (declared, silent):
+        (tmp_path / "a.mcap.zstd").write_bytes(packed)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * len(content)))
+        with open_recording(tmp_path / "a.mcap.zstd") as recording:
+            assert order_of(recording) == EXPECTED
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(content)))
+        with pytest.raises(BagError, match=r"a\.mcap\.zstd unpacks to more than half of the free space .*TMPDIR"):
+            open_recording(tmp_path / "a.mcap.zstd")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mcap", "a.mcap.zstd"], "nothing stays behind"

@@ -30,6 +30,9 @@ _SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 _ROS1_MAGIC, _SQLITE_MAGIC, _ZSTD_MAGIC = b"#ROSBAG V", b"SQLite format 3\0", b"\x28\xb5\x2f\xfd"
 _MAX_METADATA_BYTES = 2**26
 _COPY_BYTES = 2**20
+_ZSTD_HEADER_BYTES = 18
+# A few bytes can unpack to any number; half of the disk is left to others.
+_PART_OF_FREE_SPACE = 0.5
 
 
 @dataclass
@@ -180,9 +183,30 @@ def _magic(path: BagPath) -> bytes:
 def _unpack(path: BagPath, resources: ExitStack) -> Path:
     directory = resources.enter_context(TemporaryDirectory(prefix="mf_ros_bag_"))
     target = Path(directory) / str(path.name).removesuffix(".zstd")
+    room = int(shutil.disk_usage(directory).free * _PART_OF_FREE_SPACE)
     try:
         with path.open("rb") as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed), unpacked, _COPY_BYTES)
+            if _declared_size(packed.read(_ZSTD_HEADER_BYTES)) > room:
+                raise BagError(_too_large(path, Path(directory).parent))
+            packed.seek(0)
+            reader = zstandard.ZstdDecompressor().stream_reader(packed)
+            while part := reader.read(_COPY_BYTES):
+                room -= len(part)
+                if room < 0:
+                    raise BagError(_too_large(path, Path(directory).parent))
+                unpacked.write(part)
     except zstandard.ZstdError as error:
         raise BagError(f"{path} cannot be unpacked ({error}): it is damaged or cut off; copy it again.") from error
     return target
+
+
+def _declared_size(head: bytes) -> int:
+    """Bytes that a zstd frame says it unpacks to; 0 when it does not say."""
+    return max(int(zstandard.frame_content_size(head)), 0)
+
+
+def _too_large(path: BagPath, folder: Path) -> str:
+    return (
+        f"{path} unpacks to more than half of the free space in {folder}: unpack it yourself where there is room "
+        "(zstd -d) and name the result, or set TMPDIR to a folder on a larger disk."
+    )

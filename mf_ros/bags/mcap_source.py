@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any, Collection, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
-from mf_ros.bags.source import BagPath, Channel, RawMessage, normalized_type
+from mf_ros.bags.source import (
+    MAX_LOG_NS,
+    BagPath,
+    Channel,
+    RawMessage,
+    normalized_type,
+    note_impossible_time,
+)
 from mf_ros.errors import BagError, require_package
 
 mcap_records = require_package("mcap.records", extra="bags")
@@ -183,7 +190,10 @@ class McapSource:
         channels = self._records.values()
         defined = all(channel.schema_id in self._schemas or not channel.schema_id for channel in channels)
         complete = bool(self._blocks) or (statistics is not None and not statistics.message_count)
-        if statistics is None or not defined or not complete or (self._blocks and not self._records):
+        # With a time that cannot be, the index does not tell when the recording begins and ends.
+        latest = max((block.end_ns for block in self._blocks), default=0)
+        sound = statistics is not None and max(latest, statistics.message_end_time) <= MAX_LOG_NS
+        if statistics is None or not (sound and defined and complete) or (self._blocks and not self._records):
             self._forget()
             return False
         self._counts = dict(statistics.channel_message_counts)
@@ -237,6 +247,9 @@ class McapSource:
             for opcode, begin, end in _frames(buffer, block.partial):
                 if opcode == _MESSAGE:
                     channel, _, log_ns, _ = _message_head(buffer, begin, end)
+                    if log_ns > MAX_LOG_NS:
+                        note_impossible_time(self)
+                        continue
                     times.append(log_ns)
                     ids.add(channel)
                     self._counts[channel] = self._counts.get(channel, 0) + 1
@@ -255,6 +268,9 @@ class McapSource:
         if len(head) < _MESSAGE_HEAD.size:
             return loose
         channel, _, log_ns, _ = _MESSAGE_HEAD.unpack(head)
+        if log_ns > MAX_LOG_NS:
+            note_impossible_time(self)
+            return loose
         self._counts[channel] = self._counts.get(channel, 0) + 1
         size = _FRAME.size + length
         if loose is None or loose.offset + loose.length != offset or loose.length > _LOOSE_BLOCK_BYTES:

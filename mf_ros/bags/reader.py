@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from mf_ros.bags.definitions import ENCODINGS, MessageTypes, uncompressed
 from mf_ros.bags.files import BagFiles, find_files, open_source
-from mf_ros.bags.source import Channel, PathArgument, RawMessage, Source
+from mf_ros.bags.source import MAX_LOG_NS, Channel, PathArgument, RawMessage, Source, note_impossible_time
 from mf_ros.errors import BagError, MessageError, TopicError
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,11 @@ class RecordedMessage:
         self._data = data
         self._encoding = channel.encoding
         self._types = types
+
+    @property
+    def size(self) -> int:
+        """Bytes of the serialised message as it was recorded."""
+        return len(self._data)
 
     @property
     def data(self) -> bytes:
@@ -154,7 +159,7 @@ class Recording:
         start_ns: Optional[int] = None,
         stop_ns: Optional[int] = None,
     ) -> Iterator[RecordedMessage]:
-        """Messages in log order, one at a time.
+        """Messages in log order, one at a time; those with an impossible log time are left out and noted as damage.
 
         Args:
             topics: names to read; None reads every topic whose type is known and warns once about the others.
@@ -168,6 +173,11 @@ class Recording:
         wanted = self._readable() if topics is None else self._checked(topics)
         streams = [self._stream(source, wanted, start_ns, stop_ns) for source in self._sources]
         return self._iterate(streams)
+
+    def latched(self, topics: Iterable[str]) -> Iterator[RecordedMessage]:
+        """Messages of topics that hold at any time, whenever they were logged; only these topics are read."""
+        names = list(topics)
+        return self.messages(names) if names else iter(())
 
     def _iterate(self, streams: Sequence[Iterator[Tuple[int, Channel, bytes]]]) -> Iterator[RecordedMessage]:
         for log_ns, channel, data in heapq.merge(*streams, key=lambda item: item[0]):
@@ -189,6 +199,9 @@ class Recording:
             message: RawMessage
             try:
                 for message in source.messages(channels, start_ns, stop_ns):
+                    if not 0 <= message[0] <= MAX_LOG_NS:
+                        note_impossible_time(source)
+                        continue
                     yield message[0], channels[message[1]], message[2]
             except OSError as error:
                 raise BagError(f"Reading {source.name} failed: {error}. Check the disk or the connection.") from error

@@ -12,6 +12,9 @@ RawMessage = Tuple[int, int, bytes]
 Definition = Tuple[str, str]
 """Format of a message definition (``ros2msg``, ``ros1msg``, ``ros2idl`` or empty) and its text."""
 
+MAX_LOG_NS = 2**63 - 1
+"""Latest log time, in the year 2262: what rosbag2 and int64 arrays can hold."""
+
 DAMAGED_DATA = (
     struct.error,
     ValueError,
@@ -76,6 +79,13 @@ BagPath = Any
 """A path with pathlib's ``open``, ``exists``, ``is_dir``, ``iterdir``, ``name`` and ``/``; local or remote."""
 
 PathArgument = Union[str, BagPath]
+
+
+def note_impossible_time(source: Source) -> None:
+    """Note, once, that messages with a log time before 1970 or after ``MAX_LOG_NS`` are left out."""
+    note = f"{source.name} holds messages whose log time is impossible, which are left out"
+    if note not in source.damage:
+        source.damage.append(note)
 
 
 def normalized_type(name: str) -> str:
