@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from mf_ros.bags.check import CheckReport, check
+from mf_ros.bags.check_samples import Bad, Samples
 from mf_ros.bags.check_time import Series, check_series
 from mf_ros.bags.overlay import draw_returns
 from mf_ros.bags.reader import open_recording
+from mf_ros.bags.window import RecordingWindow
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel, make_camera
+from mf_ros.core.config import Config, LidarConfig, SyncConfig
 from mf_ros.core.projection import ProjectedReturns
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
-from mf_ros.errors import BagError
+from mf_ros.errors import BagError, MessageError
 from mf_ros.findings import Finding
 
 START = 1_700_000_000 * 10**9
@@ -189,8 +192,6 @@ def test_clocks_that_never_overlap_and_the_offset_that_mends_them(tmp_path: Path
 
 
 def test_the_advised_offset_mends_the_bag(tmp_path: Path) -> None:
-    from mf_ros.core.config import Config, SyncConfig
-
     mended = Config(sync=SyncConfig(lidar_offset_s=(-5.0,)))
     assert report_of(Bag(lidar_shift_ns=5 * 10**9), tmp_path, config=mended).findings == ()
 
@@ -324,6 +325,94 @@ def test_one_bad_message_among_good_ones_is_a_warning(tmp_path: Path) -> None:
         report = check(recording)
     finding = finding_with(report, "/lidar/points: of the messages looked into, 1 cannot be used")
     assert finding.severity == "warning"
+
+
+def with_messages(good: Path, path: Path, change: Any, **window: float) -> CheckReport:
+    """The report on a copy whose messages went through ``change(topic, message, log_ns)``, which gives several."""
+    with open_recording(good) as recording, McapWriter(path) as bag:
+        for message in recording.messages():
+            for content, log_ns in change(message.topic, message.decode(), message.log_ns):
+                bag.write_raw(message.topic, content, log_ns)
+    with open_recording(path) as recording:
+        return check(RecordingWindow(recording, **window) if window else recording)
+
+
+def with_a_bad_transform(topic: str, message: Any, log_ns: int) -> list[tuple[Any, int]]:
+    if topic == "/tf_static":
+        item = message.transforms[0]
+        zero = replace(item.transform.rotation, x=0.0, y=0.0, z=0.0, w=0.0)
+        bad = replace(item, child_frame_id="flag", transform=replace(item.transform, rotation=zero))
+        message = replace(message, transforms=[bad, bad, item])
+    return [(message, log_ns)]
+
+
+def test_a_bad_transform_costs_neither_the_others_of_its_message_nor_the_bag(tmp_path: Path) -> None:
+    report = with_messages(Bag().write(tmp_path / "good.mcap"), tmp_path / "bag.mcap", with_a_bad_transform)
+    assert [finding.severity for finding in report.findings] == ["warning"]
+    assert "/tf_static: of the transforms, 2 cannot be used" in report.findings[0].text
+    assert "'flag'" in report.findings[0].text
+
+
+def test_transforms_recorded_after_the_part_that_is_checked_hold_in_it(tmp_path: Path) -> None:
+    def late(topic: str, message: Any, log_ns: int) -> list[tuple[Any, int]]:
+        return [(message, log_ns + 3 * 10**9 if topic == "/tf_static" else log_ns)]
+
+    good = Bag().write(tmp_path / "good.mcap")
+    assert with_messages(good, tmp_path / "bag.mcap", late, start_s=0.0, duration_s=1.0).findings == ()
+
+
+def once(topic: str, log_ns: int, wanted_ns: int) -> bool:
+    return topic != "/camera/camera_info" or log_ns == wanted_ns
+
+
+def test_a_calibration_logged_once_before_the_part_that_is_checked_holds_in_it(tmp_path: Path) -> None:
+    def first(topic: str, message: Any, log_ns: int) -> list[tuple[Any, int]]:
+        return [(message, log_ns)] if once(topic, log_ns, START + 5 * MS) else []
+
+    good = Bag().write(tmp_path / "good.mcap")
+    assert with_messages(good, tmp_path / "bag.mcap", first, start_s=1.0).findings == ()
+
+
+def test_a_part_without_calibration_is_an_error(tmp_path: Path) -> None:
+    def last(topic: str, message: Any, log_ns: int) -> list[tuple[Any, int]]:
+        return [(message, log_ns)] if once(topic, log_ns, START + 1905 * MS) else []
+
+    good = Bag().write(tmp_path / "good.mcap")
+    report = with_messages(good, tmp_path / "bag.mcap", last, start_s=0.0, duration_s=1.0)
+    assert report.has_errors
+    assert "--start" in finding_with(report, "/camera/camera_info: none of its messages lies in this part").advice
+
+
+def test_many_bad_messages_are_counted_without_keeping_them(tmp_path: Path) -> None:
+    samples = Samples(open_recording(Bag().write(tmp_path / "bag.mcap")), {}, (), Config())
+    for number in range(1000):
+        for _ in range(2):  # one message may be looked into twice
+            samples.note_bad("/lidar/points", number, MessageError(f"fault {number}"))
+    assert samples.bad == {"/lidar/points": Bad("fault 0", 1000, 999)}
+
+
+def test_pictures_are_drawn_with_the_offset_and_the_range_of_the_settings(tmp_path: Path) -> None:
+    near = Config(lidar=LidarConfig(max_range_m=5.0))
+    assert finding_with(report_of(Bag(), tmp_path, config=near), "Only 0 LiDAR points fall into an image")
+    # The wall comes nearer by 10 cm per sweep; only with the offset the sweep of the image's own time is drawn.
+    path = tmp_path / "moving.mcap"
+    with McapWriter(path) as bag:
+        bag.write_tf([StampedTransform("camera_optical", "lidar", START, T_CAM_LIDAR)], static=True)
+        for number in range(20):
+            stamp = START + 100 * number * MS
+            bag.write_camera_info("/camera/camera_info", CAMERA, stamp, "camera_optical")
+            bag.write_image("/camera/image_raw", np.zeros((HEIGHT, WIDTH, 3), np.uint8), stamp, "camera_optical")
+            points = wall() - np.float32([0.1 * number, 0, 0])
+            bag.write_points("/lidar/points", LidarSweep(points, stamp + 300 * MS, "lidar"), log_ns=stamp)
+    roles = {"/lidar/points": "points", "/camera/image_raw": "image"}
+    with open_recording(path) as recording:
+        samples = Samples(recording, roles, ["/lidar/points"], Config(sync=SyncConfig(lidar_offset_s=(-0.3,))))
+        samples.read(None)
+    assert len(samples.images) == 8
+    for image in samples.images:
+        nearest = image.nearest["/lidar/points"]
+        assert nearest.stamp_ns == image.stamp_ns
+        assert nearest.points[0, 0] == pytest.approx(8.0 - (image.stamp_ns - START) / 1e9, abs=1e-4)
 
 
 def test_a_file_that_is_no_bag_is_one_error(tmp_path: Path) -> None:

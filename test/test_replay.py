@@ -25,10 +25,14 @@ from wall_scene import (
     tf,
 )
 
+from mf_ros.bags import feed as feed_module
+from mf_ros.bags import seen
+from mf_ros.bags.feed import patient
 from mf_ros.bags.reader import RecordedMessage, open_recording
 from mf_ros.bags.replay import replay, write_json
 from mf_ros.bags.samples import ReplayReport, Sample, SampleKeeper
 from mf_ros.bags.topics import choose_topics
+from mf_ros.bags.window import RecordingWindow
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import CloudConfig, Config, OutputConfig
@@ -216,6 +220,104 @@ def test_extrinsics_and_calibration_logged_a_little_late_cost_no_frame(tmp_path)
                 writer.write_raw(INFO, camera_info(number), stamp(number))
     summary = run(tmp_path / "in.mcap", tmp_path / "out").summary
     assert (summary["frames_out"], summary["dropped"]) == (40, {})
+
+
+def test_extrinsics_logged_long_after_the_start_cost_no_frame(tmp_path):
+    with McapWriter(tmp_path / "in.mcap") as writer:
+        for number in range(0, 140, 10):
+            writer.write_raw(INFO, camera_info(number), stamp(number))
+            writer.write_raw(IMAGE, image(number), stamp(number))
+            writer.write_raw(POINTS, cloud(number), stamp(number))
+            if number == 120:
+                writer.write_raw("/tf_static", tf(extrinsics()), stamp(number))
+    with open_recording(tmp_path / "in.mcap") as recording:
+        topics = choose_topics(recording)
+        for part, frames in ((recording, 14), (RecordingWindow(recording, 0.0, 5.0), 6)):
+            summary = replay(part, topics, Config(), tmp_path / "out", MedianEngine()).summary
+            assert (summary["frames_out"], summary["dropped"]) == (frames, {})
+
+
+def test_a_calibration_logged_once_holds_in_a_later_part(tmp_path):
+    with McapWriter(tmp_path / "in.mcap") as writer:
+        writer.write_raw("/tf_static", tf(extrinsics()), stamp(0))
+        writer.write_raw(INFO, camera_info(0), stamp(0))
+        for number in range(60):
+            writer.write_raw(IMAGE, image(number), stamp(number))
+            writer.write_raw(POINTS, cloud(number), stamp(number))
+    with open_recording(tmp_path / "in.mcap") as recording:
+        part = RecordingWindow(recording, 3.0)
+        summary = replay(part, choose_topics(part), Config(), tmp_path / "out", MedianEngine()).summary
+    assert (summary["frames_out"], summary["dropped"]) == (30, {})
+
+
+def test_no_image_of_a_fast_camera_is_dropped_while_it_waits_for_a_late_lidar(tmp_path):
+    with McapWriter(tmp_path / "in.mcap") as writer:
+        writer.write_raw("/tf_static", tf(extrinsics()), stamp(0))
+        writer.write_raw(INFO, camera_info(0), stamp(0))
+        # 200 Hz against 10 Hz; the sweeps are logged 0.8 s late, so that 160 images wait. A pause lowers the mean rate.
+        messages = [(stamp(number / 20), IMAGE, image(number / 20)) for number in range(400)]
+        messages += [(stamp(number) + 8 * FRAME_NS, POINTS, cloud(number)) for number in range(21)]
+        messages += [(stamp(600), INFO, camera_info(600))]
+        for log_ns, topic, message in sorted(messages, key=lambda item: item[0]):
+            writer.write_raw(topic, message, log_ns)
+    summary = run(tmp_path / "in.mcap", tmp_path / "out", accuracy_every=0).summary
+    assert (summary["frames_out"], summary["dropped"]) == (400, {})
+
+
+def test_the_queue_follows_the_rate_and_is_bounded_by_memory(tmp_path, monkeypatch):
+    with open_recording(record(tmp_path / "in.mcap")) as recording:
+        topics = choose_topics(recording)
+        assert patient(Config(), recording, topics).sync.queue_size == feed_module.MIN_QUEUE
+        for rate_hz, size, expected in (
+            (200.0, 10**6, 600),
+            (200.0, 10**7, 214),
+            (10.0**9, 10, 2000),
+            (200.0, 2**31, 100),
+        ):
+            monkeypatch.setattr(feed_module, "_rate_and_size", lambda *_, found=(rate_hz, size): found)
+            assert patient(Config(), recording, topics).sync.queue_size == expected
+
+
+def test_depth_that_cannot_be_written_is_counted_and_the_rest_goes_on(tmp_path, monkeypatch):
+    write_depth = McapWriter.write_depth
+
+    def write(self: McapWriter, topic: str, depth: Any, stamp_ns: int, *args: Any, **options: Any) -> None:
+        # A camera whose clock jumps to the year 2106, which a stamp of ROS 2 cannot hold.
+        write_depth(self, topic, depth, stamp_ns + 2**32 * 10**9 * (stamp_ns == stamp(2)), *args, **options)
+
+    monkeypatch.setattr(McapWriter, "write_depth", write)
+    summary = run(record(tmp_path / "in.mcap"), tmp_path / "out").summary
+    assert (summary["frames_in"], summary["frames_out"], summary["dropped"]) == (6, 5, {"not_written": 1})
+    assert "/depth/image" in summary["dropped_messages"]["not_written"]
+
+
+def test_accuracy_says_how_many_judged_returns_lie_on_published_depth(tmp_path):
+    class Unsure(MedianEngine):
+        def estimate(self, *args: Any) -> Any:
+            estimate = super().estimate(*args)
+            estimate.confidence[:, :32] = 0.001  # below output.min_confidence
+            return estimate
+
+    accuracy = run(record(tmp_path / "in.mcap"), tmp_path / "out", Unsure(), accuracy_every=1).summary["accuracy"]
+    assert accuracy["coverage"] == 1.0, "the errors are of all estimates"
+    # The wall fills the image from side to side, so half of the returns lie left of the middle, give or take a column.
+    assert accuracy["published"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("unit", "has_time"), [("auto", False), ("s", True)])
+def test_the_inputs_are_read_as_the_settings_say(tmp_path, monkeypatch, unit, has_time):
+    decode = seen.messages.decode_cloud
+    asked = []
+
+    def decode_cloud(message: Any, *, time_unit: str = "auto") -> LidarSweep:
+        asked.append(time_unit)
+        return dataclasses.replace(decode(message), time_s=np.zeros(960, np.float32) if time_unit == "s" else None)
+
+    inputs = seen.InputsSeen(unit)
+    monkeypatch.setattr(seen.messages, "decode_cloud", decode_cloud)
+    inputs.on_points(POINTS, cloud(0))
+    assert asked == [unit]
+    assert inputs.summary()["lidars"][0]["has_time"] is has_time
 
 
 def test_a_lidar_logged_half_a_second_late_costs_no_frame(tmp_path):

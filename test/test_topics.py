@@ -12,7 +12,7 @@ pytest.importorskip("rosbags")
 pytest.importorskip("mcap")
 
 from mf_ros.bags.reader import open_recording
-from mf_ros.bags.topics import TopicChoice, choose_topics
+from mf_ros.bags.topics import TopicChoice, choose_topics, is_rectified
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.transforms import StampedTransform
@@ -85,15 +85,7 @@ def test_one_camera_and_one_lidar_need_no_names(choose) -> None:
         points=("/velodyne_points",),
         tf=("/tf",),
         tf_static=("/tf_static",),
-        odometry=("/odom",),
     )
-    assert set(choice.all) == set(BASIC)
-
-
-def test_all_chosen_topics_can_be_read(tmp_path: Path) -> None:
-    with open_recording(write_bag(tmp_path / "bag.mcap", {**BASIC, "/other/image": "colour"})) as recording:
-        choice = choose_topics(recording, image="/camera/image_raw")
-        assert {message.topic for message in recording.messages(choice.all)} == set(BASIC)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +107,20 @@ def test_the_best_stream_of_a_camera_is_taken(streams: dict[str, str], best: str
 
 def test_a_rectified_image_is_marked(choose) -> None:
     assert choose({**without("/camera/image_raw"), "/camera/image_rect_color": "colour"}).rectified
+
+
+@pytest.mark.parametrize(
+    ("topic", "rectified"),
+    [
+        ("/cam/image_rect", True),
+        ("/cam/rectified/image", True),
+        ("/cam/image_rect_color/compressed", True),
+        ("/cam/image_raw", False),
+        ("/direct/image", False),
+    ],
+)
+def test_the_name_tells_whether_an_image_is_rectified(topic: str, rectified: bool) -> None:
+    assert is_rectified(topic) is rectified
 
 
 def test_depth_images_are_not_cameras_whatever_they_are_called(choose) -> None:

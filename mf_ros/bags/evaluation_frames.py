@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional
 
 import numpy as np
 
+from mf_ros.bags.feed import feed, patient
 from mf_ros.bags.reader import Recording
 from mf_ros.bags.topics import TopicChoice
 from mf_ros.core.camera import CameraModel
@@ -15,11 +16,10 @@ from mf_ros.core.config import Config
 from mf_ros.core.types import ByteArray, CameraPoints, DepthEstimate, SparseDepth
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline
-from mf_ros.errors import BagError, MessageError
+from mf_ros.errors import BagError
 from mf_ros.evaluation.frames import EvaluationFrame
 
-# Nobody waits for an evaluation, so sweeps and transforms may come later than on a robot.
-_MIN_WAIT_S = 1.0
+_log = logging.getLogger(__name__)
 
 Report = Callable[[float], None]
 
@@ -49,7 +49,7 @@ def bag_frames(
 ) -> Iterator[EvaluationFrame]:
     """Frames of a recording, evenly spread over it, with all LiDAR returns in the camera's frame.
 
-    Pairing, motion compensation and calibration are those of live use and replay.
+    Pairing, motion compensation and calibration are those of replay. Images that give no frame are logged at the end.
 
     Args:
         recording: the open recording.
@@ -61,53 +61,20 @@ def bag_frames(
     Raises:
         BagError: no image could be brought together with the LiDAR; says why.
     """
-    sync = dataclasses.replace(config.sync, max_wait_s=max(config.sync.max_wait_s, _MIN_WAIT_S))
-    pipeline = DepthPipeline(
-        dataclasses.replace(config, sync=sync), _NoEngine(), len(topics.points), rectified_input=topics.rectified
-    )
-    _add_latched(pipeline, recording, topics)
+    settings = patient(config, recording, topics)
+    pipeline = DepthPipeline(settings, _NoEngine(), len(topics.points), rectified_input=topics.rectified)
     count = next((topic.count for topic in recording.topics if topic.name == topics.image), 1)
     stride = max(1, -(-count // max(max_frames, 1)))
-    span_ns = max(recording.end_ns - recording.start_ns, 1)
     source = Path(recording.name).name or recording.name
-    names = (topics.image, topics.camera_info, *topics.points, *topics.tf, *topics.tf_static)
-    for message in recording.messages(dict.fromkeys(names)):
-        if progress is not None:
-            progress((message.log_ns - recording.start_ns) / span_ns)
-        try:
-            content = message.decode()
-        except MessageError:
-            continue
-        if message.topic == topics.image:
-            pipeline.on_image(content, message.log_ns)
-        elif message.topic == topics.camera_info:
-            pipeline.on_camera_info(content)
-        elif message.topic in topics.points:
-            pipeline.on_sweep(topics.points.index(message.topic), content)
-        else:
-            pipeline.on_transforms(content, static=message.topic in topics.tf_static)
-        for ready in pipeline.ready():
-            yield from _frame(pipeline, ready, source, stride)
-    for ready in pipeline.ready(flush=True):
+    for ready in feed(pipeline, recording, topics, progress=progress):
         yield from _frame(pipeline, ready, source, stride)
+    texts = pipeline.dropped.texts
     if pipeline.frames_out == 0:
-        reasons = "; ".join(pipeline.dropped.texts.values()) or "it has no images in that part"
+        reasons = "; ".join(texts.values()) or "it has no images in that part"
         raise BagError(f"{recording.name} gives no frame to evaluate: {reasons}")
-
-
-def _add_latched(pipeline: DepthPipeline, recording: Recording, topics: TopicChoice) -> None:
-    """What holds from the start although it may be logged later."""
-    for message in recording.messages(topics.tf_static) if topics.tf_static else ():
-        try:
-            pipeline.on_transforms(message.decode(), static=True)
-        except MessageError:
-            continue
-    for message in recording.messages([topics.camera_info]):
-        try:
-            pipeline.on_camera_info(message.decode())
-        except MessageError:
-            continue
-        return
+    if texts:
+        listed = "; ".join(f"{number} {reason}: {texts[reason]}" for reason, number in pipeline.dropped.counts.items())
+        _log.warning("%d of %d images give no frame: %s", pipeline.dropped.total, pipeline.frames_in, listed)
 
 
 def _frame(pipeline: DepthPipeline, ready: FrameSet, source: str, stride: int) -> Iterator[EvaluationFrame]:

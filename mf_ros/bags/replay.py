@@ -7,15 +7,18 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
+from typing import Any, Dict, Optional, Union
+
+import numpy as np
 
 from mf_ros import __version__
-from mf_ros.bags.check_time import REPLAY_WAIT_S
 from mf_ros.bags.depth_output import DepthOutput
+from mf_ros.bags.feed import Progress, feed, patient
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.bags.reader import RecordedMessage, Recording
 from mf_ros.bags.report import REPORT_NAME
+from mf_ros.bags.report_texts import NOT_WRITTEN, PUBLISHED
 from mf_ros.bags.samples import ReplayReport, SampleKeeper, make_sample
 from mf_ros.bags.seen import InputsSeen
 from mf_ros.bags.topics import TopicChoice
@@ -23,6 +26,7 @@ from mf_ros.bags.whole_file import write_whole
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config
 from mf_ros.core.settings import config_to_mapping
+from mf_ros.core.types import FloatArray
 from mf_ros.engine import reasons
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline, DepthResult
@@ -38,13 +42,6 @@ SUMMARY_NAME = "summary.json"
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 NOT_COPIED = "not_copied"
-
-# Nobody waits for a replay, so it gives late sweeps and transforms more time (REPLAY_WAIT_S) than a robot can.
-_MIN_QUEUE = 100
-# Latched messages are searched this far ahead, because a recorder may log them after the first images.
-_LOOK_AHEAD_NS = 10_000_000_000
-
-Progress = Callable[[float], None]
 
 
 def replay(
@@ -79,7 +76,8 @@ def replay(
         ConfigError: the settings do not fit the number of LiDARs.
     """
     folder = Path(out_dir)
-    pipeline = DepthPipeline(_patient(config), engine, len(topics.points), rectified_input=topics.rectified)
+    settings = patient(config, recording, topics)
+    pipeline = DepthPipeline(settings, engine, len(topics.points), rectified_input=topics.rectified)
     make_output_folder(folder)
     try:
         for name in (SUMMARY_NAME, REPORT_NAME):
@@ -89,7 +87,16 @@ def replay(
     with StopOnSignal() as signals, McapWriter(folder / OUTPUT_NAME) as writer:
         run = _Run(pipeline, writer, config, engine, accuracy_every)
         try:
-            _feed(run, recording, topics, signals, progress)
+            sets = feed(
+                pipeline,
+                recording,
+                topics,
+                on_message=run.note,
+                stopped=lambda: signals.stopped,
+                progress=progress,
+            )
+            for frame_set in sets:
+                run.process(frame_set)
         except KeyboardInterrupt:
             # Only where signals could not be caught, or on the second one.
             signals.stopped = True
@@ -119,7 +126,7 @@ class _Run:
         self.pipeline = pipeline
         self.writer = writer
         self.keeper = SampleKeeper()
-        self.inputs = InputsSeen()
+        self.inputs = InputsSeen(config.lidar.time_unit)
         self._output = DepthOutput(writer, config)
         self._config = config
         self._engine = engine
@@ -134,7 +141,12 @@ class _Run:
         result = self.pipeline.process(frame_set)
         if result is None:
             return
-        self.pipeline.latency.add(self._output.write(result))
+        try:
+            self.pipeline.latency.add(self._output.write(result))
+        except MessageError as error:
+            self.pipeline.frames_out -= 1
+            self.pipeline.dropped.add(NOT_WRITTEN, str(error))
+            return
         self.inputs.on_result(result)
         self._offset.add({f"lidar_{i}": abs(dt) / 1e6 for i, dt in enumerate(result.dt_ns) if dt is not None})
         number = self.pipeline.frames_out - 1
@@ -147,12 +159,20 @@ class _Run:
             held_out = self._score(result)
         # Samples crowd at the start of a run, so only the evenly spread frames enter the mean.
         if scored and held_out is not None:
-            self._accuracy.add(held_out)
+            self._accuracy.add(held_out, result.estimate.depth)
         if wanted:
             self.keeper.keep(make_sample(number, result, held_out))
 
-    def copy(self, message: RecordedMessage, content: Any) -> None:
-        """Write an input message to the output as it came."""
+    def note(self, role: str, message: RecordedMessage, content: Any) -> None:
+        """One input message; images and transforms go to the output as they came."""
+        if role == "image":
+            self.inputs.on_image(content)
+        elif role == "points":
+            self.inputs.on_points(message.topic, content)
+        if role in ("image", "tf"):
+            self._copy(message, content)
+
+    def _copy(self, message: RecordedMessage, content: Any) -> None:
         msgtype = TF_TYPE if message.msgtype.endswith("/tfMessage") else message.msgtype
         try:
             self.writer.write_raw(message.topic, content, message.log_ns, msgtype=msgtype)
@@ -201,10 +221,13 @@ class _Accuracy:
         self._sums: Dict[str, float] = {}
         self._what = ""
 
-    def add(self, held_out: HeldOut) -> None:
+    def add(self, held_out: HeldOut, published: FloatArray) -> None:
+        """Add a frame; ``published`` is its (H, W) depth as written, NaN where its confidence is too low."""
         self._frames += 1
         self._what = held_out.what
-        for name, value in held_out.metrics.items():
+        cols, rows = np.rint(held_out.uv).astype(np.intp).T
+        shown = 1.0 - float(np.isnan(published[rows, cols]).mean())
+        for name, value in {**held_out.metrics, PUBLISHED: shown}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def summary(self) -> Optional[Dict[str, Any]]:
@@ -212,94 +235,6 @@ class _Accuracy:
             return None
         means = {name: value / self._frames for name, value in self._sums.items()}
         return {"held_out": self._what, "frames": self._frames, **means}
-
-
-def _feed(
-    run: _Run, recording: Recording, topics: TopicChoice, signals: StopOnSignal, progress: Optional[Progress]
-) -> None:
-    """Every message in order, every set as soon as it is complete."""
-    pipeline = run.pipeline
-    for static in _latched(recording, topics.tf_static):
-        pipeline.on_transforms(static, static=True, ahead=True)
-    for info in _latched(recording, (topics.camera_info,), first_only=True):
-        pipeline.on_camera_info(info)
-    span_ns = max(recording.end_ns - recording.start_ns, 1)
-    names = (topics.image, topics.camera_info, *topics.points, *topics.tf, *topics.tf_static)
-    for message in recording.messages(dict.fromkeys(names)):
-        _dispatch(run, message, topics)
-        for frame_set in _until_stopped(pipeline.ready(), signals):
-            run.process(frame_set)
-        if signals.stopped:
-            return
-        if progress is not None:
-            progress(min(max((message.log_ns - recording.start_ns) / span_ns, 0.0), 1.0))
-    for frame_set in _until_stopped(pipeline.ready(flush=True), signals):
-        run.process(frame_set)
-    if progress is not None and not signals.stopped:
-        progress(1.0)
-
-
-def _until_stopped(sets: List[FrameSet], signals: StopOnSignal) -> Iterator[FrameSet]:
-    for frame_set in sets:
-        if signals.stopped:
-            return
-        yield frame_set
-
-
-def _dispatch(run: _Run, message: RecordedMessage, topics: TopicChoice) -> None:
-    """One message to the callback of its role."""
-    pipeline, topic = run.pipeline, message.topic
-    role = _role(topic, topics)
-    try:
-        content = message.decode()
-    except MessageError as error:
-        pipeline.on_bad_message(role, error)
-        return
-    if role == "image":
-        run.inputs.on_image(content)
-        pipeline.on_image(content, message.log_ns)
-        run.copy(message, content)
-    elif role == "camera_info":
-        pipeline.on_camera_info(content)
-    elif role == "tf":
-        pipeline.on_transforms(content, static=topic in topics.tf_static)
-        run.copy(message, content)
-    else:
-        for sensor, name in enumerate(topics.points):
-            if name == topic:
-                run.inputs.on_points(topic, content)
-                pipeline.on_sweep(sensor, content)
-
-
-def _role(topic: str, topics: TopicChoice) -> str:
-    if topic == topics.image:
-        return "image"
-    if topic == topics.camera_info:
-        return "camera_info"
-    return "points" if topic in topics.points else "tf"
-
-
-def _latched(recording: Recording, names: Iterable[str], first_only: bool = False) -> Iterator[Any]:
-    """Messages of topics that hold from the start although they may be logged a little later."""
-    wanted = list(names)
-    if not wanted:
-        return
-    for message in recording.messages(wanted, stop_ns=recording.start_ns + _LOOK_AHEAD_NS):
-        try:
-            yield message.decode()
-        except MessageError:
-            continue  # counted when its turn comes
-        if first_only:
-            return
-
-
-def _patient(config: Config) -> Config:
-    sync = dataclasses.replace(
-        config.sync,
-        max_wait_s=max(config.sync.max_wait_s, REPLAY_WAIT_S),
-        queue_size=max(config.sync.queue_size, _MIN_QUEUE),
-    )
-    return dataclasses.replace(config, sync=sync)
 
 
 def _finite(value: Any) -> Any:

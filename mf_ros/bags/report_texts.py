@@ -8,6 +8,11 @@ from typing import Mapping
 from mf_ros.core import matching
 from mf_ros.engine import reasons
 
+NOT_WRITTEN = "not_written"
+"""The depth of an image cannot be written, for example because of its stamp."""
+PUBLISHED = "published"
+"""Metric: part of the judged returns that lie where depth was published."""
+
 ADVICE: Mapping[str, str] = {
     reasons.NO_CAMERA_INFO: "Record the CameraInfo topic of this camera, or name it with --camera-info-topic.",
     reasons.BAD_CAMERA_INFO: "Look at the camera driver: its CameraInfo messages are malformed.",
@@ -29,6 +34,7 @@ ADVICE: Mapping[str, str] = {
     reasons.BAD_TRANSFORM: "Find the node that publishes this transform; it is left out here.",
     matching.SWEEP_QUEUE_FULL: "Harmless when the LiDAR is faster than the camera; else raise sync.queue_size.",
     matching.SWEEP_TIME_JUMP: "Record without looping, and give all machines one clock (chrony, PTP).",
+    NOT_WRITTEN: "Look at the clock of the camera: ROS 2 stamps end in the year 2038.",
     "not_copied": "Depth is not affected; these input messages are missing from out.mcap.",
 }
 """What to do about each reason for which an image gave no depth, and about each warning."""
@@ -66,7 +72,14 @@ METRICS: Mapping[str, Metric] = {
     "irmse": Metric("iRMSE", "1/km", "root of the mean squared error of inverse depth", decimals=2),
     "delta1": Metric("δ1", "%", "returns whose estimate is within a factor of 1.25", 100.0, 2),
     "coverage": Metric(
-        "coverage", "%", "returns that got an estimate; one without counts as an error of its depth", 100.0, 2
+        "coverage",
+        "%",
+        "returns that got an estimate, before output.min_confidence; one without counts as an error of its depth",
+        100.0,
+        2,
+    ),
+    PUBLISHED: Metric(
+        "published", "%", "judged returns where depth was published; the others lie on NaN of depth/image", 100.0, 2
     ),
 }
 """Metrics in the order in which they are shown."""

@@ -8,15 +8,21 @@ from typing import Any, Dict, Optional
 import numpy as np
 
 from mf_ros.core import messages
+from mf_ros.core.config import TimeUnit
 from mf_ros.core.types import CameraFrame
 from mf_ros.engine.pipeline import DepthResult
 from mf_ros.errors import MessageError
 
 
 class InputsSeen:
-    """Notes what a run was given; only the first message of each stream and the first frame are looked into."""
+    """Notes what a run was given; only the first message of each stream and the first frame are looked into.
 
-    def __init__(self) -> None:
+    Args:
+        time_unit: unit of the points' times, as in ``lidar.time_unit``.
+    """
+
+    def __init__(self, time_unit: TimeUnit = "auto") -> None:
+        self._time_unit = time_unit
         self._began = time.perf_counter()
         self._image: Optional[Dict[str, Any]] = None
         self._lidars: Dict[str, Dict[str, Any]] = {}
@@ -38,7 +44,7 @@ class InputsSeen:
         if topic in self._lidars:
             return
         try:
-            sweep = messages.decode_cloud(message)
+            sweep = messages.decode_cloud(message, time_unit=self._time_unit)
         except MessageError:
             return
         self._lidars[topic] = {

@@ -1,4 +1,4 @@
-"""Which topics of a recording are the camera, its calibration, the LiDARs, the transforms and the odometry."""
+"""Which topics of a recording are the camera, its calibration, the LiDARs and the transforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
 TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
-ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 
 # LiDAR data that only its driver can turn into points.
 _DRIVER_TYPES = ("CustomMsg", "VelodyneScan", "PacketMsg", "PandarScan", "HesaiScan", "RslidarPacket", "LaserScan")
@@ -42,7 +41,6 @@ class TopicChoice:
         points: one PointCloud2 topic per LiDAR.
         tf: topics of moving transforms.
         tf_static: topics of fixed transforms.
-        odometry: nav_msgs/Odometry topics.
         rectified: the image topic's name says that it is rectified, so D of its camera_info does not apply.
     """
 
@@ -52,13 +50,7 @@ class TopicChoice:
     points: Tuple[str, ...]
     tf: Tuple[str, ...] = ()
     tf_static: Tuple[str, ...] = ()
-    odometry: Tuple[str, ...] = ()
     rectified: bool = False
-
-    @property
-    def all(self) -> Tuple[str, ...]:
-        """Every chosen topic, for `Recording.messages`."""
-        return (self.image, self.camera_info, *self.points, *self.tf, *self.tf_static, *self.odometry)
 
 
 def choose_topics(
@@ -85,11 +77,20 @@ def choose_topics(
         image_type=chosen_image.msgtype,
         camera_info=choose_camera_info(recording, chosen_image.name, camera_info),
         points=choose_points(recording, points),
-        tf=tuple(name for name in tf if not name.endswith("static")),
-        tf_static=tuple(name for name in tf if name.endswith("static")),
-        odometry=tuple(_names(recording, (ODOMETRY_TYPE,))),
-        rectified=bool(_words(chosen_image.name) & _RECTIFIED),
+        tf=tuple(name for name in tf if not is_static(name)),
+        tf_static=tuple(name for name in tf if is_static(name)),
+        rectified=is_rectified(chosen_image.name),
     )
+
+
+def is_rectified(image: str) -> bool:
+    """Whether the image topic's name is one of those of rectified images, for which P holds and D does not."""
+    return bool(_words(image) & _RECTIFIED)
+
+
+def is_static(name: str) -> bool:
+    """Whether a topic of transforms holds fixed ones, which hold at any time."""
+    return name.endswith("static")
 
 
 def choose_image(recording: Recording, image: Optional[str] = None) -> TopicInfo:
@@ -208,7 +209,7 @@ def _stream_rank(topic: TopicInfo) -> Tuple[bool, int, bool, str]:
     """Best stream of one camera first: unrectified, in the usual order of names, raw before compressed."""
     stream = _without_transport(topic.name).rpartition("/")[2]
     rank = _BEST_STREAMS.index(stream) if stream in _BEST_STREAMS else len(_BEST_STREAMS)
-    return bool(_words(stream) & _RECTIFIED), rank, topic.msgtype != IMAGE_TYPES[0], topic.name
+    return is_rectified(stream), rank, topic.msgtype != IMAGE_TYPES[0], topic.name
 
 
 def _is_depth(recording: Recording, topic: TopicInfo) -> bool:
