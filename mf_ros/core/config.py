@@ -15,7 +15,7 @@ class SyncConfig:
     tolerance_s: float = 0.06
     """Largest distance in time between an image and the sweep it is paired with, seconds."""
     lidar_offset_s: Tuple[float, ...] = ()
-    """Added to each LiDAR's stamps before pairing, seconds, in the order of the point topics; empty means zero."""
+    """Added to each LiDAR's stamps, for pairing and motion compensation, seconds, by point topic; empty means zero."""
     max_wait_s: float = 0.2
     """How long an image waits for its sweep and transforms before it is processed or dropped, seconds."""
     queue_size: int = 30
@@ -24,7 +24,11 @@ class SyncConfig:
 
 @dataclass(frozen=True)
 class LidarConfig:
-    """How LiDAR returns are read and brought to the image's time."""
+    """How LiDAR returns are read and brought to the image's time.
+
+    Where camera and LiDAR move against each other (a mast), their pose on /tf may be up to 0.1 s older than the image,
+    which is warned of; when it is older, the image is dropped.
+    """
 
     min_range_m: float = 0.3
     """Returns nearer to the LiDAR than this are dropped (the robot's own body), metres."""
@@ -33,7 +37,7 @@ class LidarConfig:
     time_unit: TimeUnit = "auto"
     """Unit of the per-point time field; auto infers it from its type and magnitude."""
     deskew: bool = True
-    """Compensate the robot's motion during a sweep when per-point times and a fixed frame exist."""
+    """Compensate the robot's motion between sweep and image, and during the sweep where its points have times."""
     fixed_frame: str = "odom"
     """World-fixed frame of /tf that motion compensation uses."""
 
