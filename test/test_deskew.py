@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mf_ros.core.config import LidarConfig
-from mf_ros.core.deskew import deskew, motion_known, motion_wanted, to_camera
+from mf_ros.core.deskew import deskew, motion_known, motion_wanted, pose_age_ns, to_camera
 from mf_ros.core.rigid import invert, make_transform
 from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.core.types import CameraFrame, LidarSweep
@@ -99,6 +99,17 @@ def test_a_flash_lidar_is_moved_as_a_whole(world: np.ndarray) -> None:
     np.testing.assert_allclose(found, in_camera(world, 0.25), atol=1e-3)
 
 
+def test_a_lidar_without_point_times_is_moved_from_its_stamp_to_the_images(world: np.ndarray) -> None:
+    sweep = sweep_of(world, 0.2, np.zeros(len(world)), time_s=None)
+    config = LidarConfig(max_range_m=1e3, min_range_m=0)
+    points, compensated = to_camera([sweep], frame_at(0.25), robot(), config)
+    assert compensated == (True,)
+    np.testing.assert_allclose(points.points, in_camera(world, 0.25), atol=1e-3)
+    assert motion_wanted([sweep], frame_at(0.25), robot(until_s=0.22), config)
+    assert not motion_wanted([sweep], frame_at(0.25), robot(), config)
+    assert not motion_wanted([sweep], frame_at(0.25), robot(), LidarConfig(fixed_frame="map"))
+
+
 def test_motion_known_exactly_up_to_the_last_point_is_enough(world: np.ndarray) -> None:
     sweep = sweep_of(world, 0.2, np.linspace(0.0, 0.1, len(world)))
     found = deskew(sweep, START + 200_000_000, robot(until_s=0.305), "odom", "camera")
@@ -126,12 +137,11 @@ def test_several_lidars_merge_with_their_index_and_rings(world: np.ndarray) -> N
     turning = sweep_of(world, 0.2, np.linspace(0, 0.1, n), ring=np.arange(n, dtype=np.int32))
     flash = sweep_of(world[:10], 0.2, np.zeros(10), time_s=None, ring=np.full(10, 7, np.int32))
     points, compensated = to_camera([None, turning, flash], frame_at(0.2), robot(), config)
-    assert compensated == (False, True, False)
+    assert compensated == (False, True, True)
     assert points.points.shape == (n + 10, 3)
     np.testing.assert_array_equal(points.sensor, [1] * n + [2] * 10)
     np.testing.assert_array_equal(points.ring, [*range(n), *[7] * 10])
     assert (points.points.dtype, points.ring.dtype, points.sensor.dtype) == (np.float32, np.int32, np.uint8)
-    # The flash was taken at the image's own time, so the static pose is right for it.
     np.testing.assert_allclose(points.points[n:], in_camera(world[:10], 0.2), atol=1e-3)
     np.testing.assert_allclose(points.points[:n], in_camera(world, 0.2), atol=1e-3)
 
@@ -165,14 +175,26 @@ def test_without_a_fixed_frame_the_static_pose_is_used_and_reported(world: np.nd
     np.testing.assert_allclose(points.points, expected, atol=1e-4)
 
 
-def test_a_pose_that_moves_is_taken_at_the_image_or_else_at_the_newest_time() -> None:
+def test_a_pose_that_moves_is_taken_at_the_image_or_a_little_before() -> None:
     tree = TransformTree()
     for t in range(3):
         T = make_transform((t, 0, 0), (0, 0, 0, 1))
         tree.add(StampedTransform("camera", "lidar", START + t * 1_000_000_000, T), static=False)
     sweep = LidarSweep(np.array([[5, 0, 0]], np.float32), START, "lidar")
-    assert to_camera([sweep], frame_at(0.5), tree, LidarConfig())[0].points[0, 0] == pytest.approx(5.5)
-    assert to_camera([sweep], frame_at(60.0), tree, LidarConfig())[0].points[0, 0] == pytest.approx(7.0)
+    for image_s, x, age_s in ((0.5, 5.5, 0.0), (2.0, 7.0, 0.0), (2.09, 7.0, 0.09)):
+        assert to_camera([sweep], frame_at(image_s), tree, LidarConfig())[0].points[0, 0] == pytest.approx(x)
+        assert pose_age_ns("lidar", frame_at(image_s), tree) == pytest.approx(age_s * 1e9)
+
+
+def test_a_pose_that_stopped_long_ago_is_an_error_that_tells_its_age() -> None:
+    tree = TransformTree()
+    tree.add(StampedTransform("base", "lidar", 0, T_BASE_LIDAR), static=True)
+    tree.add(StampedTransform("base", "camera", START, T_BASE_CAMERA), static=False)
+    sweep = LidarSweep(np.array([[5, 0, 0]], np.float32), START, "lidar")
+    with pytest.raises(TransformError, match=r"'lidar' in 'camera', which moves, is 3600\.000 s older than the image"):
+        to_camera([sweep], frame_at(3600.0), tree, LidarConfig())
+    with pytest.raises(TransformError, match=r"5\.000 s before the oldest"):
+        to_camera([sweep], frame_at(-5.0), tree, LidarConfig())
 
 
 def test_a_missing_transform_is_an_error_and_never_identity(world: np.ndarray) -> None:

@@ -12,6 +12,9 @@ from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import BoolArray, CameraPoints, DoubleArray, FloatArray, LidarSweep
 from mf_ros.errors import TransformError
 
+POSE_TOLERANCE_S = 0.1
+"""A pose of the LiDAR in the camera that moves may be older than the image by this much, seconds."""
+
 _KNOT_S = 1e-3
 _MAX_KNOTS = 4096
 _STEPS = 100
@@ -93,16 +96,21 @@ def _transformed(points: FloatArray, T: DoubleArray) -> FloatArray:
     return moved
 
 
+def _measured_ns(sweep: LidarSweep) -> Tuple[int, int]:
+    """Time of the first and of the last point, ns."""
+    if sweep.time_s is None:
+        return sweep.stamp_ns, sweep.stamp_ns
+    first, last = (round(float(time_s) * 1e9) for time_s in (sweep.time_s.min(), sweep.time_s.max()))
+    return sweep.stamp_ns + first, sweep.stamp_ns + last
+
+
 def motion_known(
     sweep: LidarSweep, image_stamp_ns: int, tree: TransformTree, fixed_frame: str, camera_frame: str
 ) -> bool:
-    """Whether ``deskew`` can run now: per-point times exist and the motion is known over sweep and image."""
-    if sweep.time_s is None:
-        return False
+    """Whether ``deskew`` can run now: the motion is known over sweep (without point times: at its stamp) and image."""
     if len(sweep) == 0:
         return True
-    first = sweep.stamp_ns + round(float(sweep.time_s.min()) * 1e9)
-    last = sweep.stamp_ns + round(float(sweep.time_s.max()) * 1e9)
+    first, last = _measured_ns(sweep)
     return (
         tree.can_lookup(camera_frame, fixed_frame, image_stamp_ns)
         and tree.can_lookup(fixed_frame, sweep.frame_id, first)
@@ -115,15 +123,15 @@ def motion_wanted(
 ) -> bool:
     """Whether waiting for more /tf would let ``to_camera`` compensate motion that it cannot compensate yet.
 
-    True when some sweep has per-point times, the fixed frame is connected to it and to the camera, and the motion is
-    known only up to a time before the sweep's end or the image.
+    True when the fixed frame is connected to some sweep and to the camera, and the motion is known only up to a time
+    before the sweep's end or the image.
     """
     if not config.deskew:
         return False
     for sweep in sweeps:
-        if sweep is None or sweep.time_s is None or len(sweep) == 0:
+        if sweep is None or len(sweep) == 0:
             continue
-        end = sweep.stamp_ns + round(float(sweep.time_s.max()) * 1e9)
+        _, end = _measured_ns(sweep)
         try:
             at_sweep = tree.latest_stamp(config.fixed_frame, sweep.frame_id)
             at_image = tree.latest_stamp(frame.frame_id, config.fixed_frame)
@@ -140,8 +148,10 @@ def to_camera(
     """Merge the sweeps of several LiDARs into the camera's frame at the image's stamp.
 
     Returns outside the range limits (distance from their LiDAR) are dropped. A sweep is compensated for motion when
-    ``config.deskew`` is set, it has per-point times, and its motion in ``config.fixed_frame`` is known over sweep and
-    image; otherwise it goes through the pose of the LiDAR in the camera at the image's time, or the newest known.
+    ``config.deskew`` is set and its motion in ``config.fixed_frame`` is known over sweep and image; without per-point
+    times it counts as measured at its stamp. Otherwise it goes through the pose of the LiDAR in the camera at the
+    image's time. Where that pose moves and is not known yet, the newest known one is taken when it is no older than
+    ``POSE_TOLERANCE_S`` (``pose_age_ns`` tells).
 
     Args:
         sweeps: one entry for each LiDAR in the order of the topics; None where there is none for this image.
@@ -151,7 +161,7 @@ def to_camera(
         The points, with the index of their LiDAR; and for each entry of ``sweeps`` whether motion was compensated.
 
     Raises:
-        TransformError: no pose of a LiDAR in the camera is known.
+        TransformError: no pose of a LiDAR in the camera is known near the image's time; says by how much.
     """
     points: List[FloatArray] = [np.zeros((0, 3), np.float32)]
     rings = [np.zeros(0, np.int32)]
@@ -179,10 +189,24 @@ def to_camera(
     return CameraPoints(merged, ring, np.concatenate(sensors)), tuple(compensated)
 
 
+def pose_age_ns(lidar_frame: str, frame: Stamped, tree: TransformTree) -> int:
+    """How much older than the image the newest known pose of a LiDAR in the camera is, ns; 0 where it is known then.
+
+    Raises:
+        TransformError: the two frames are not connected.
+    """
+    newest = tree.latest_stamp(frame.frame_id, lidar_frame)
+    return 0 if newest is None else max(frame.stamp_ns - newest, 0)
+
+
 def _pose(lidar_frame: str, frame: Stamped, tree: TransformTree) -> DoubleArray:
-    if tree.can_lookup(frame.frame_id, lidar_frame, frame.stamp_ns):
-        return tree.lookup(frame.frame_id, lidar_frame, frame.stamp_ns)
-    return tree.lookup_latest(frame.frame_id, lidar_frame)
+    age_ns = pose_age_ns(lidar_frame, frame, tree)
+    if age_ns > POSE_TOLERANCE_S * 1e9:
+        raise TransformError(
+            f"The newest pose of '{lidar_frame}' in '{frame.frame_id}', which moves, is {age_ns / 1e9:.3f} s older "
+            "than the image: check that /tf goes on, and that the clocks of its publisher and of the camera agree."
+        )
+    return tree.lookup(frame.frame_id, lidar_frame, frame.stamp_ns - age_ns)
 
 
 def _in_range(sweep: LidarSweep, config: LidarConfig) -> LidarSweep:
