@@ -194,31 +194,117 @@ def test_the_earlier_of_two_equally_near_sweeps_is_taken() -> None:
     assert [match.sweeps for match in matches] == [(50.0,)]
 
 
-@pytest.mark.parametrize("late", [0.0, 105.0])
-def test_a_looped_bag_goes_on_matching(late: float) -> None:
+def test_of_sweeps_with_equal_stamps_the_one_received_last_is_taken() -> None:
+    for stamp in (990, 1000, 1010):
+        matcher: StampMatcher = StampMatcher(1, SyncConfig())
+        matcher.add_sweep(0, stamp * MS, "first")
+        matcher.add_sweep(0, stamp * MS, "second")
+        matcher.add_image(1000 * MS, "image")
+        assert [match.sweeps for match in matcher.pop(flush=True)] == [("second",)]
+
+
+@pytest.mark.parametrize("late", [0.0, 105.0, 2500.0])
+@pytest.mark.parametrize("first", [CAMERA, 0])
+def test_a_looped_bag_goes_on_matching(late: float, first: object) -> None:
     length = 5000.0
-    once = camera(150) + lidar(50, late=late)
-    events = [(arrival + turn * length, stream, stamp) for turn in range(3) for arrival, stream, stamp in once]
-    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    once = camera(150, late=late if first == 0 else 0.0) + lidar(50, late=late if first == CAMERA else 0.0)
+    events = [(arrival + turn * length, stream, stamp) for turn in range(4) for arrival, stream, stamp in once]
+    matcher: StampMatcher = StampMatcher(1, SyncConfig(queue_size=200, max_wait_s=3.0))
     matches = feed(matcher, events)
-    assert matcher.time_jumps == 2
-    # Images that still waited when the bag restarted are lost: at most max_wait's worth for each turn.
-    lost = 450 - len(matches)
-    assert lost == sum(n for reason, n in matcher.counters.items() if not reason.startswith("sweep_"))
-    assert lost <= 2 * 7
+    assert matcher.epoch == 3
     for match in matches:
         assert abs(match.dt_ns) <= 51 * MS
+    lost = sum(n for reason, n in matcher.counters.items() if not reason.startswith("sweep_"))
+    assert len(matches) + lost == 600
+    # What comes later than the first message of the new turn is of the old one.
+    assert lost <= 3 * (late / 1000 * 30 + 2)
+    assert sorted({match.epoch for match in matches}) == [0, 1, 2, 3]
+    if late == 0.0:
+        # The last image of a turn is 67 ms after the last sweep, which is beyond the tolerance.
+        assert lost == 4
 
 
-def test_a_jump_is_reported_once() -> None:
+def test_a_jump_is_reported_once_when_two_streams_have_gone_back_to_the_same_time() -> None:
     matcher: StampMatcher = StampMatcher(1, SyncConfig())
     assert not matcher.add_image(100_000 * MS, "old")
     assert not matcher.add_sweep(0, 100_000 * MS, "old")
-    assert matcher.add_image(0, "new")
+    assert not matcher.add_image(0, "new")
     assert not matcher.add_sweep(0, 100_100 * MS, "in flight")
-    assert not matcher.add_sweep(0, 10 * MS, "new")
-    assert [(match.image, match.sweeps) for match in matcher.pop()] == [("new", ("new",))]
-    assert matcher.counters == {"time_jump": 1, "sweep_time_jump": 2}
+    assert matcher.add_sweep(0, 10 * MS, "new")
+    assert not matcher.add_sweep(0, 110 * MS, "newer")
+    matches = matcher.pop()
+    assert [(match.image, match.sweeps, match.epoch) for match in matches] == [
+        ("old", ("old",), 0),
+        ("new", ("new",), 1),
+    ]
+    assert matcher.counters == {"sweep_time_jump": 2}
+
+
+def test_what_is_still_in_flight_after_a_jump_is_counted_and_disturbs_nothing() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    for stamp in (99_900, 100_000):
+        matcher.add_sweep(0, stamp * MS, stamp)
+    matcher.add_image(99_900 * MS, "old")
+    matcher.add_image(0, "a")
+    assert matcher.add_image(33 * MS, "b")
+    for stamp in (100_100, 100_200, 30):
+        assert not matcher.add_sweep(0, stamp * MS, stamp)
+    assert [(match.image, match.sweeps) for match in matcher.pop(flush=True)] == [
+        ("old", (99_900,)),
+        ("a", (30,)),
+        ("b", (30,)),
+    ]
+    assert matcher.counters == {"sweep_time_jump": 4}
+
+
+def test_only_the_clock_that_was_set_back_begins_anew() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    events = camera(30, start=3_600_000.0) + lidar(20)
+    feed(matcher, [(arrival - 3_600_000.0 * (stream == CAMERA), stream, stamp) for arrival, stream, stamp in events])
+    for stamp in (1950, 1983):
+        assert not matcher.add_image(stamp * MS, stamp)
+    assert not matcher.add_sweep(0, 2000 * MS, "sweep")
+    assert [match.image for match in matcher.pop(flush=True)] == [1950, 1983]
+    assert matcher.epoch == 0
+
+
+@pytest.mark.parametrize("off", [-5000.0, 5000.0, 3_600_000.0])
+@pytest.mark.parametrize(("stream", "reason"), [(CAMERA, "bad_stamp"), (0, "sweep_bad_stamp")])
+def test_one_stamp_far_off_costs_only_its_own_message(stream: object, reason: str, off: float) -> None:
+    # The LiDAR is twice as fast as the camera, so that each image keeps a sweep near enough.
+    good = camera(60, period=100.0) + lidar(120, period=50.0)
+    wrong = [(3000.0, stream, 3000.0 + off) if event[:2] == (3000.0, stream) else event for event in good]
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    matches = feed(matcher, wrong)
+    assert len(matches) == (59 if stream == CAMERA else 60)
+    assert matcher.counters == {reason: 1}
+    assert matcher.epoch == 0
+
+
+def test_the_clock_of_one_of_two_lidars_set_back_costs_a_moment_and_not_the_rest() -> None:
+    start = 1_000_000.0
+    events = camera(300, start=start) + lidar(100, start=start) + lidar(40, sensor=1, start=start)
+    rebooted = [(arrival + start + 4000.0, sensor, stamp) for arrival, sensor, stamp in lidar(60, sensor=1)]
+    matcher: StampMatcher = StampMatcher(2, SyncConfig(max_wait_s=0.2))
+    matches = feed(matcher, events + rebooted)
+    # The other sensors are believed after 1 s and max_wait_s.
+    assert 300 - len(matches) <= 1.4 * 30
+    assert all(match.sweeps[0] is not None for match in matches)
+
+
+def test_a_pause_costs_no_image() -> None:
+    events = camera(30) + lidar(10) + camera(30, start=60_000.0) + lidar(10, start=60_000.0)
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    # The last image of each half is 67 ms after the last sweep, which is beyond the tolerance.
+    assert len(feed(matcher, events)) == 58
+    assert matcher.counters == {"no_lidar": 2}
+
+
+def test_an_image_after_a_long_time_does_not_wait_for_the_next_while_the_lidar_goes_on() -> None:
+    matcher: StampMatcher = StampMatcher(1, SyncConfig())
+    feed(matcher, [(0, CAMERA, 0.0), *lidar(300)])
+    matcher.add_image(29_905 * MS, "rare")
+    assert [match.image for match in matcher.pop()] == ["rare"]
 
 
 def test_a_stamp_a_little_back_is_no_jump() -> None:
@@ -276,7 +362,11 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 events_strategy = st.lists(
-    st.tuples(st.sampled_from([CAMERA, 0, 1]), st.integers(0, 3000), st.sampled_from(["pop", "latest", "keep"])),
+    st.tuples(
+        st.sampled_from([CAMERA, 0, 1]),
+        st.integers(0, 3000) | st.integers(100_000, 103_000),
+        st.sampled_from(["pop", "latest", "keep"]),
+    ),
     max_size=60,
 )
 

@@ -130,8 +130,8 @@ def test_a_late_sweep_is_waited_for():
 
 def test_late_extrinsics_are_waited_for_and_then_given_up():
     pipeline = make_pipeline()
-    pipeline.on_camera_info(camera_info())
     for number in range(2):
+        pipeline.on_camera_info(camera_info(number))
         pipeline.on_sweep(0, cloud(number))
         pipeline.on_image(image(number))
     assert pipeline.ready() == []
@@ -393,16 +393,168 @@ def test_a_looped_recording_goes_on_from_its_start():
     assert pipeline.frames_in == pipeline.frames_out + pipeline.dropped.total
 
 
-def test_images_waiting_for_transforms_when_time_jumps_back_are_let_go():
+def odometry(number: float) -> StampedTransform:
+    return StampedTransform("odom", CAMERA_FRAME, stamp(number), np.eye(4))
+
+
+@pytest.mark.parametrize("sweep_first", [True, False])
+def test_four_turns_of_a_recording_lose_no_image_and_wait_for_transforms_in_each(sweep_first: bool):
+    pipeline = started()
+    results = []
+    for turn in range(4):
+        for number in range(40):
+            pipeline.on_transforms([odometry(number - 0.5)], static=False)
+            callbacks = [
+                lambda number=number: pipeline.on_sweep(0, cloud(number, timed=True)),
+                lambda number=number: pipeline.on_image(image(number)),
+            ]
+            for callback in callbacks if sweep_first else reversed(callbacks):
+                callback()
+            results += run(pipeline, flush=False)
+        # The end of the sweep of image 37 is known, that of 38 is not: without waiting, 39 would be out.
+        assert len(results) == 40 * turn + 38
+    results += run(pipeline)
+    assert [result.frame.stamp_ns for result in results] == [stamp(number) for number in range(40)] * 4
+    assert pipeline.dropped.counts == {}
+    # Only the last sweep of each turn, and the first image before its /tf, have motion that nobody can know.
+    assert pipeline.warnings.counts["not_deskewed"] <= 4 * 3
+
+
+@pytest.mark.parametrize("first", ["image", "sweep"])
+def test_a_jump_is_seen_in_every_turn_whichever_stream_shows_it(first: str):
+    pipeline = started(Config(sync=SyncConfig(max_wait_s=1.0)))
+    streams = [lambda number: pipeline.on_image(image(number)), lambda number: pipeline.on_sweep(0, cloud(number))]
+    if first == "sweep":
+        streams.reverse()
+    for turn in range(4):
+        for number in (50, 51, 52):
+            pipeline.on_transforms([odometry(number)], static=False)
+            for give in streams:
+                give(number)
+        assert len(run(pipeline)) == 3
+        for give in streams:
+            for number in (0, 1, 2):
+                give(number)
+            assert not pipeline.transforms.can_lookup("odom", CAMERA_FRAME, stamp(51)), f"turn {turn}"
+        assert [result.frame.stamp_ns for result in run(pipeline)] == [stamp(number) for number in (0, 1, 2)]
+        streams.reverse()
+    assert pipeline.dropped.counts == {}
+
+
+def test_images_that_wait_when_time_jumps_back_are_processed_with_the_transforms_of_their_time():
     pipeline = make_pipeline(Config(sync=SyncConfig(max_wait_s=10.0)))
     pipeline.on_camera_info(camera_info())
+    old = dataclasses.replace(extrinsics(), stamp_ns=stamp(49))
+    pipeline.on_transforms([old, dataclasses.replace(old, stamp_ns=stamp(49.9))], static=False)
+    for number in (49, 50, 0):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    pipeline.on_transforms([dataclasses.replace(old, stamp_ns=stamp(0))], static=False)
+    assert [result.frame.stamp_ns for result in run(pipeline, flush=False)] == [stamp(49), stamp(50), stamp(0)]
+    assert pipeline.dropped.counts == {}
+    # The last pose before the jump is 10 ms older than image 50.
+    assert pipeline.warnings.counts["old_pose"] == 1
+    assert "0.010 s older" in pipeline.warnings.texts["old_pose"]
+
+
+def test_live_what_waited_when_time_jumped_back_is_let_go():
+    pipeline = started()
     for number in (50, 0):
         pipeline.on_sweep(0, cloud(number))
         pipeline.on_image(image(number))
-    pipeline.on_transforms(tf(extrinsics()), static=True)
-    (result,) = run(pipeline)
-    assert result.frame.stamp_ns == stamp(0)
+    (newest,) = pipeline.ready(flush=True, latest=True)
+    assert newest.image.stamp_ns == stamp(0)
     assert pipeline.dropped.counts == {"time_jump": 1}
+
+
+@pytest.mark.parametrize("off", [-50, 36000])
+@pytest.mark.parametrize("glitched", ["image", "sweep"])
+def test_one_stamp_far_off_costs_one_image_at_most_and_no_transform(glitched: str, off: int):
+    pipeline = started()
+    for number in range(100, 120):
+        wrong = number == 110
+        pipeline.on_transforms([odometry(number)], static=False)
+        pipeline.on_sweep(0, cloud(number + off * (wrong and glitched == "sweep")))
+        pipeline.on_image(image(number + off * (wrong and glitched == "image")))
+    assert len(run(pipeline)) == 19
+    # Without its sweep, the image has none near enough.
+    assert pipeline.dropped.counts == ({"bad_stamp": 1} if glitched == "image" else {"no_lidar": 1})
+    assert pipeline.warnings.counts.get("sweep_bad_stamp", 0) == (glitched == "sweep")
+    assert pipeline.transforms.can_lookup("odom", CAMERA_FRAME, stamp(101))
+
+
+def test_an_old_pose_on_a_mast_drops_the_image_and_says_how_old_it_is():
+    pipeline = make_pipeline()
+    pipeline.on_camera_info(camera_info())
+    pipeline.on_transforms([dataclasses.replace(extrinsics(), stamp_ns=stamp(-36000))], static=False)
+    pipeline.on_sweep(0, cloud(0))
+    pipeline.on_image(image(0))
+    assert run(pipeline) == []
+    assert only_drop(pipeline) == "no_transform"
+    assert "3600.000 s older" in pipeline.dropped.texts["no_transform"]
+
+
+def test_motion_between_an_untimed_sweep_and_the_image_is_waited_for_and_else_reported():
+    pipeline = started()
+    pipeline.on_transforms([odometry(-1)], static=False)
+    for number in range(2):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+    assert pipeline.ready() == []
+    pipeline.on_transforms([odometry(0.5)], static=False)
+    assert len(run(pipeline, flush=False)) == 1
+    assert pipeline.warnings.counts == {}
+    assert len(run(pipeline)) == 1
+    assert pipeline.warnings.counts == {"not_deskewed": 1}
+
+
+def zoomed(number: int) -> Any:
+    """Calibration of a camera that zooms: the focal length tells the number of the image."""
+    K = [50.0 + number, 0, 31.5, 0, 50.0 + number, 23.5, 0, 0, 1]
+    return camera_info(number, camera=make_camera(64, 48, K, [], "plumb_bob"))
+
+
+@pytest.mark.parametrize("late", [1, 2, 5])
+def test_calibration_that_comes_after_its_image_is_waited_for(late: int):
+    pipeline = make_pipeline(Config(sync=SyncConfig(max_wait_s=1.0)))
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    results = []
+    for number in range(20):
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+        results += run(pipeline, flush=False)
+        if number >= late:
+            pipeline.on_camera_info(zoomed(number - late))
+        results += run(pipeline, flush=False)
+    assert [result.frame.camera.K[0, 0] - 50.0 for result in results] == list(range(20 - late))
+    # At the end of the data the nearest must do.
+    assert {result.frame.camera.K[0, 0] - 50.0 for result in run(pipeline)} == {19.0 - late}
+
+
+@pytest.mark.parametrize("every", [1000, 10])
+def test_calibration_published_once_or_rarely_is_not_waited_for(every: int):
+    pipeline = started()
+    waits = 0
+    for number in range(40):
+        if number % every == 0:
+            pipeline.on_camera_info(camera_info(number))
+        pipeline.on_sweep(0, cloud(number))
+        pipeline.on_image(image(number))
+        waits += len(run(pipeline, flush=False)) == 0
+    # Only right after the first may an image wait for one of its own.
+    assert waits <= 2
+    assert pipeline.frames_out == 40
+
+
+def test_without_a_calibration_of_its_own_stamp_an_image_uses_the_nearest_and_not_the_last():
+    pipeline = make_pipeline()
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    for number in (20, 0):
+        pipeline.on_camera_info(zoomed(number))
+    pipeline.on_sweep(0, cloud(17))
+    pipeline.on_image(image(17))
+    (result,) = run(pipeline)
+    assert result.frame.camera.K[0, 0] == 70.0
 
 
 def test_clocks_that_never_meet_are_named():

@@ -190,17 +190,37 @@ def test_a_late_pose_is_ignored_but_a_clock_set_back_is_followed() -> None:
     tree.add(stamped("odom", "base", EYE, SECOND), static=False)
     assert tree.latest_stamp("odom", "base") == 100 * SECOND
     for index in range(20):
-        tree.add(stamped("odom", "base", EYE, SECOND + index), static=False)
-    assert tree.latest_stamp("odom", "base") == SECOND + 19
+        tree.add(stamped("odom", "base", EYE, SECOND + index * SECOND // 10), static=False)
+    assert tree.latest_stamp("odom", "base") == SECOND + 19 * SECOND // 10
+    assert tree.can_lookup("odom", "base", 2 * SECOND)
 
 
-def test_reset_keeps_static_transforms_only() -> None:
-    tree = moving_along_x(1.0, 2.0)
+def test_a_clock_that_stands_still_far_back_is_followed_in_bounded_memory() -> None:
+    tree = TransformTree()
+    tree.add(stamped("odom", "base", EYE, 100 * SECOND), static=False)
+    for _ in range(2500):
+        tree.add(stamped("odom", "base", EYE, SECOND), static=False)
+    assert tree.latest_stamp("odom", "base") == SECOND
+
+
+@pytest.mark.parametrize("back_s", [5, 90])
+def test_after_a_jump_the_static_transforms_stay_and_so_does_what_came_since(back_s: int) -> None:
+    tree = TransformTree()
+    for t in range(90, 101):
+        tree.add(stamped("odom", "base", make_transform((t, 0, 0), (0, 0, 0, 1)), t * SECOND), static=False)
+    tree.add(stamped("base", "arm", EYE, 100 * SECOND), static=False)
     tree.add(stamped("base", "camera"), static=True)
-    tree.reset_dynamic()
-    assert tree.can_lookup("base", "camera", 0)
-    assert not tree.can_lookup("odom", "base", SECOND)
-    assert tree.frames() == ("base", "camera")
+    start = 100 - back_s
+    for step in range(5):
+        T = make_transform((-step, 0, 0), (0, 0, 0, 1))
+        tree.add(stamped("odom", "base", T, start * SECOND + step * SECOND // 100), static=False)
+    after = tree.after_jump()
+    assert after.frames() == ("base", "camera", "odom")
+    assert after.can_lookup("base", "camera", 0)
+    assert after.lookup("odom", "base", start * SECOND + SECOND // 50)[0, 3] == pytest.approx(-2.0)
+    assert not after.can_lookup("odom", "base", 99 * SECOND)
+    # What is left to do of the time before still finds its transforms.
+    assert tree.lookup("odom", "base", 99 * SECOND)[0, 3] == pytest.approx(99.0)
 
 
 def test_the_newest_message_decides_the_parent() -> None:

@@ -21,8 +21,11 @@ _MAX_SAMPLES = 20_000
 _MAX_ABS_STAMP_NS = 2**62
 # Farther than any frame on Earth is from another, and exact enough for float32 points.
 _MAX_TRANSLATION_M = 1e9
-# So many samples in a row from before the history: the clock was set back, they are not late.
-_LATE_BEFORE_RESTART = 10
+# Samples farther behind the newest may be the first ones after the clock was set back.
+_BACK_NS = 1_000_000_000
+# So many in a row over that time: the clock was set back, they are not late.
+_BACK_BEFORE_RESTART = 10
+_MAX_BACK = 2000
 _NAMES_IN_MESSAGE = 8
 
 
@@ -62,7 +65,8 @@ class _DynamicEdge:
         self._poses = np.zeros((64, 7))
         self._first = 0
         self._last = 0
-        self._late = 0
+        self.back: List[Tuple[int, Sequence[float]]] = []
+        """The samples since the newest one, where all of them are far behind it."""
 
     @property
     def oldest(self) -> int:
@@ -73,12 +77,36 @@ class _DynamicEdge:
         return int(self._stamps[self._last - 1])
 
     def insert(self, stamp_ns: int, pose: Sequence[float]) -> None:
-        if self._last > self._first and stamp_ns < self.newest - self._history_ns:
-            self._late += 1
-            if self._late < _LATE_BEFORE_RESTART:
-                return
+        if self._last == self._first or stamp_ns >= self.newest - _BACK_NS:
+            self.back = []
+            self._store(stamp_ns, pose)
+            return
+        self.back.append((stamp_ns, pose))
+        if stamp_ns >= self.newest - self._history_ns:
+            self._store(stamp_ns, pose)
+        elif self._set_back():
+            samples, self.back = self.back, []
             self._first = self._last = 0
-        self._late = 0
+            for sample in samples:
+                self._store(*sample)
+        del self.back[:-_MAX_BACK]
+
+    def _set_back(self) -> bool:
+        if not _BACK_BEFORE_RESTART <= len(self.back) < _MAX_BACK:
+            return len(self.back) >= _MAX_BACK
+        stamps = [stamp for stamp, _ in self.back]
+        return max(stamps) - min(stamps) >= _BACK_NS
+
+    def after_jump(self) -> Optional[_DynamicEdge]:
+        """The edge with only what came since the clock was set back; None when nothing did."""
+        if not self.back:
+            return None
+        edge = _DynamicEdge(self.parent, self.child, self._history_ns)
+        for sample in self.back:
+            edge.insert(*sample)
+        return edge
+
+    def _store(self, stamp_ns: int, pose: Sequence[float]) -> None:
         if self._last == len(self._stamps):
             self._make_room()
         at = self._last
@@ -243,11 +271,19 @@ class TransformTree:
         with self._lock:
             return tuple(sorted(self._edges.keys() | {edge.parent for edge in self._edges.values()}))
 
-    def reset_dynamic(self) -> None:
-        """Forget every dynamic transform, as after a jump backward in time; static ones stay."""
+    def after_jump(self) -> TransformTree:
+        """A new tree for the time after a jump backward: the static transforms, and the dynamic ones from after it.
+
+        This tree stays as it is, for what is left to do of the time before.
+        """
+        tree = TransformTree(self._history_ns / 1e9)
         with self._lock:
-            self._edges = {child: edge for child, edge in self._edges.items() if isinstance(edge, _StaticEdge)}
-            self._paths.clear()
+            for child, edge in self._edges.items():
+                kept = edge if isinstance(edge, _StaticEdge) else edge.after_jump()
+                if kept is not None:
+                    tree._edges[child] = kept
+            tree._two_parents = set(self._two_parents)
+        return tree
 
     def _require_tree(self, parent: str, child: str, edge: Optional[_Edge]) -> None:
         if parent == child:

@@ -11,7 +11,7 @@ import numpy as np
 from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
-from mf_ros.core.deskew import to_camera
+from mf_ros.core.deskew import pose_age_ns, to_camera
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, LidarSweep, SparseDepth
@@ -68,7 +68,6 @@ class FrameProcessor:
     Args:
         config: settings.
         engine: what turns sparse depth into dense depth.
-        tree: transforms received so far.
         infos: camera_info messages received so far.
         warn: called with a reason and a text for trouble that does not cost the image.
         rectified_input: the images are rectified already, so camera_info's P holds and D does not.
@@ -78,7 +77,6 @@ class FrameProcessor:
         self,
         config: Config,
         engine: DepthEngine,
-        tree: TransformTree,
         infos: CameraInfos,
         warn: Callable[[str, str], None],
         *,
@@ -86,7 +84,6 @@ class FrameProcessor:
     ) -> None:
         self._config = config
         self._engine = engine
-        self._tree = tree
         self._infos = infos
         self._warn = warn
         self._rectified_input = rectified_input
@@ -110,7 +107,7 @@ class FrameProcessor:
             raise DropError(reasons.UNCALIBRATED, str(error)) from error
         timer.lap("prepare")
         frame = CameraFrame(image, camera, frame_set.image.stamp_ns, frame_id)
-        points = self._to_camera(sweeps, frame)
+        points = self._to_camera(sweeps, frame, frame_set.tree)
         if len(points) == 0:
             limits = self._config.lidar
             raise DropError(
@@ -181,19 +178,32 @@ class FrameProcessor:
             return False
         return True
 
-    def _to_camera(self, sweeps: List[Optional[LidarSweep]], frame: CameraFrame) -> CameraPoints:
+    def _to_camera(self, sweeps: List[Optional[LidarSweep]], frame: CameraFrame, tree: TransformTree) -> CameraPoints:
+        lidar = self._config.lidar
         try:
-            points, compensated = to_camera(sweeps, frame, self._tree, self._config.lidar)
+            points, compensated = to_camera(sweeps, frame, tree, lidar)
+            for sweep, used in zip(sweeps, compensated, strict=True):
+                if sweep is not None and not used:
+                    self._warn_of_motion(sweep, frame, tree)
         except TransformError as error:
             raise DropError(reasons.NO_TRANSFORM, str(error)) from error
-        timed = (sweep is not None and sweep.time_s is not None for sweep in sweeps)
-        if self._config.lidar.deskew and any(has and not used for has, used in zip(timed, compensated, strict=True)):
+        return points
+
+    def _warn_of_motion(self, sweep: LidarSweep, frame: CameraFrame, tree: TransformTree) -> None:
+        age_ns = pose_age_ns(sweep.frame_id, frame, tree)
+        if age_ns > 0:
+            self._warn(
+                reasons.OLD_POSE,
+                f"The pose of '{sweep.frame_id}' in '{frame.frame_id}', which moves, is {age_ns / 1e9:.3f} s older "
+                "than the image: raise sync.max_wait_s above the delay of /tf.",
+            )
+        fixed = self._config.lidar.fixed_frame
+        if self._config.lidar.deskew and (sweep.time_s is not None or fixed in tree.frames()):
             self._warn(
                 reasons.NOT_DESKEWED,
-                f"The motion in '{self._config.lidar.fixed_frame}' is not known over sweep and image: name a frame of "
+                f"The motion in '{fixed}' is not known over sweep and image: name a frame of "
                 "/tf that does not move in lidar.fixed_frame, or switch lidar.deskew off.",
             )
-        return points
 
     def _estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Deque, Optional, Tuple, Union
 
 from mf_ros.core import messages
 from mf_ros.core.config import LidarConfig
+from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import MessageError
 
@@ -95,12 +96,18 @@ class FrameSet:
         sweeps: one entry per LiDAR, None where none is near enough in time.
         dt_ns: one entry per LiDAR, stamp of the sweep minus stamp of the image, ns, or None.
         epoch: number of jumps backward in time seen before it.
+        tree: the transforms of that epoch.
     """
 
     image: StoredImage
     sweeps: Tuple[Optional[StoredSweep], ...]
     dt_ns: Tuple[Optional[int], ...]
     epoch: int
+    tree: TransformTree
+
+
+# Judged by so many images: does each have a camera_info of its own stamp?
+_IMAGES_JUDGED = 8
 
 
 class CameraInfos:
@@ -113,6 +120,7 @@ class CameraInfos:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._by_stamp: OrderedDict[int, Any] = OrderedDict()
+        self._images: Deque[int] = deque(maxlen=limit)
         self._lock = threading.Lock()
 
     def add(self, message: Any) -> None:
@@ -128,12 +136,31 @@ class CameraInfos:
             if len(self._by_stamp) > self._limit:
                 self._by_stamp.popitem(last=False)
 
+    def on_image(self, stamp_ns: int) -> None:
+        """Note the stamp of an image, in order of arrival."""
+        with self._lock:
+            self._images.append(stamp_ns)
+
     def find(self, stamp_ns: int) -> Optional[Any]:
-        """The message of exactly this stamp, else the one received last; None when there is none."""
+        """The message of exactly this stamp, else the nearest one; None when there is none."""
         with self._lock:
             if stamp_ns in self._by_stamp:
                 return self._by_stamp[stamp_ns]
-            return next(reversed(self._by_stamp.values()), None)
+            # Of two as near, the one received last.
+            nearest = min(reversed(self._by_stamp), key=lambda stamp: abs(stamp - stamp_ns), default=None)
+            return None if nearest is None else self._by_stamp[nearest]
+
+    def is_complete(self, stamp_ns: int) -> bool:
+        """Whether the right message for an image is here: that of its stamp, or any when they do not share stamps.
+
+        They do while most of the images before this one have a message of their own stamp; where it is published once
+        or rarely, no image waits for it.
+        """
+        with self._lock:
+            if not self._by_stamp or stamp_ns in self._by_stamp:
+                return bool(self._by_stamp)
+            before = [stamp for stamp in self._images if stamp < stamp_ns][-_IMAGES_JUDGED:]
+            return 2 * sum(stamp in self._by_stamp for stamp in before) <= len(before)
 
     def __len__(self) -> int:
         return len(self._by_stamp)

@@ -40,6 +40,7 @@ _REASON_OF_ROLE = {
 _MATCHER_TEXTS = {
     reasons.QUEUE_FULL: "More images than sync.queue_size holds waited for their sweeps: did the LiDAR stop?",
     reasons.TIME_JUMP: "Time jumped backward while the image waited, as when a recording is looped.",
+    reasons.BAD_STAMP: "The image's stamp was more than a second off, and the next one was in sequence again.",
 }
 
 
@@ -89,15 +90,11 @@ class DepthPipeline:
         self._matcher: StampMatcher[StoredImage, StoredSweep] = StampMatcher(lidar_count, config.sync)
         self._tree = TransformTree()
         self._infos = CameraInfos(_CAMERA_INFOS_KEPT)
-        self._processor = FrameProcessor(
-            config, engine, self._tree, self._infos, self._warn, rectified_input=rectified_input
-        )
+        self._processor = FrameProcessor(config, engine, self._infos, self._warn, rectified_input=rectified_input)
         self._lock = threading.RLock()
         self._matched: Deque[FrameSet] = deque()
         self._counted: Dict[str, int] = {}
-        self._newest_image_ns = 0
         self._epoch = 0
-        self._stream_epoch: Dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
@@ -107,7 +104,7 @@ class DepthPipeline:
 
     @property
     def transforms(self) -> TransformTree:
-        """All transforms received."""
+        """The transforms received, since the last jump backward in time where they are dynamic."""
         return self._tree
 
     def on_camera_info(self, message: Any) -> None:
@@ -129,10 +126,8 @@ class DepthPipeline:
             image = StoredImage(message, stamp, frame_id, received_ns, self.frames_in)
             self.frames_in += 1
             self._clocks.on_image(stamp)
-            if self._matcher.add_image(stamp, image):
-                self._on_jump("image")
-                self._newest_image_ns = stamp
-            self._newest_image_ns = max(self._newest_image_ns, stamp)
+            self._infos.on_image(stamp)
+            self._matcher.add_image(stamp, image)
             self._collect()
 
     def on_sweep(self, sensor: int, message: Union[LidarSweep, Any]) -> None:
@@ -144,8 +139,7 @@ class DepthPipeline:
             return
         with self._lock:
             self._clocks.on_sweep(sensor, sweep.stamp_ns + self._offsets_ns[sensor])
-            if self._matcher.add_sweep(sensor, sweep.stamp_ns, sweep):
-                self._on_jump(f"lidar_{sensor}")
+            self._matcher.add_sweep(sensor, sweep.stamp_ns, sweep)
             self._collect()
 
     def on_transforms(
@@ -158,8 +152,9 @@ class DepthPipeline:
         for item in getattr(transforms, "transforms", transforms):
             try:
                 found = [item] if isinstance(item, StampedTransform) else messages.transforms_of(_TransformList([item]))
-                for transform in found:
-                    self._tree.add(transform, static)
+                with self._lock:
+                    for transform in found:
+                        self._tree.add(transform, static)
             except (MessageError, TransformError) as error:
                 if not ahead:
                     self.on_bad_message("tf", error)
@@ -198,7 +193,8 @@ class DepthPipeline:
             taken = [each for each in taken if id(each) in present]
             gone = {id(each) for each in taken}
             self._matched = deque(each for each in self._matched if id(each) not in gone)
-            current = [each for each in taken if each.epoch == self._epoch]
+            # Off line nothing is lost; live, what was before a jump is of no use any more.
+            current = [each for each in taken if each.epoch == self._epoch] if latest else taken
         if len(taken) > len(current):
             self._drop(reasons.TIME_JUMP, _MATCHER_TEXTS[reasons.TIME_JUMP], len(taken) - len(current))
         if latest and len(current) > 1:
@@ -221,12 +217,13 @@ class DepthPipeline:
     def _is_ready(self, frame_set: FrameSet) -> bool:
         """Whether nothing that may still come could change the result, or waiting has taken long enough."""
         image = frame_set.image
-        waited_ns = self._newest_image_ns - image.stamp_ns
+        newest_ns = self._matcher.newest_image_ns
+        waited_ns = 0 if newest_ns is None else newest_ns - image.stamp_ns
         before_jump = frame_set.epoch != self._epoch or waited_ns < -_JUMP_NS
         if before_jump or waited_ns >= self._config.sync.max_wait_s * 1e9:
             return True
         info = self._infos.find(image.stamp_ns)
-        if info is None:
+        if info is None or not self._infos.is_complete(image.stamp_ns):
             return False
         frame_id = image.frame_id or messages.frame_id_of(info.header)
         try:
@@ -234,14 +231,19 @@ class DepthPipeline:
         except MessageError:
             return True  # processing says what is wrong with it
         if not all(
-            sweep is None or self._tree.can_lookup(frame_id, sweep.frame_id, image.stamp_ns) for sweep in sweeps
+            sweep is None or frame_set.tree.can_lookup(frame_id, sweep.frame_id, image.stamp_ns) for sweep in sweeps
         ):
             return False
-        return not motion_wanted(sweeps, replace(image, frame_id=frame_id), self._tree, self._config.lidar)
+        return not motion_wanted(sweeps, replace(image, frame_id=frame_id), frame_set.tree, self._config.lidar)
 
     def _collect(self, flush: bool = False) -> None:
-        for match in self._matcher.pop(flush):
-            self._matched.append(FrameSet(match.image, match.sweeps, match.dts_ns, self._epoch))
+        matches = self._matcher.pop(flush)
+        before = self._epoch, self._tree
+        if self._matcher.epoch != self._epoch:
+            self._epoch, self._tree = self._matcher.epoch, self._tree.after_jump()
+        for match in matches:
+            epoch, tree = before if match.epoch < self._epoch else (self._epoch, self._tree)
+            self._matched.append(FrameSet(match.image, match.sweeps, match.dts_ns, epoch, tree))
         overflow = len(self._matched) - self._config.sync.queue_size
         for _ in range(overflow if not flush else 0):
             self._matched.popleft()
@@ -255,15 +257,6 @@ class DepthPipeline:
                 self._drop(reason, _MATCHER_TEXTS[reason], new)
             elif new:
                 self._warn(reason, "LiDAR sweeps were let go before an image came that they fit.", new)
-
-    def _on_jump(self, stream: str) -> None:
-        """A stream went back in time; the first to do so starts a new epoch, the others follow into it."""
-        if self._stream_epoch.get(stream, 0) < self._epoch:
-            self._stream_epoch[stream] = self._epoch
-            return
-        self._epoch += 1
-        self._stream_epoch[stream] = self._epoch
-        self._tree.reset_dynamic()
 
     def _drop(self, reason: str, text: str, count: int = 1) -> None:
         self._log(self.dropped, reason, text)
