@@ -344,6 +344,20 @@ def test_what_cannot_become_depth_is_dropped_under_its_reason(reason, changes):
     assert len(pipeline.dropped.texts[reason]) > 20
 
 
+def test_messages_without_a_stamp_are_counted_as_bad_when_they_come():
+    def unstamped(message: Any) -> Any:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+        return message
+
+    pipeline = started()
+    pipeline.on_camera_info(unstamped(camera_info()))
+    pipeline.on_sweep(0, unstamped(cloud()))
+    pipeline.on_image(unstamped(image()))
+    assert pipeline.waiting == 0
+    assert pipeline.warnings.counts == {"bad_points": 1}
+    assert only_drop(pipeline) == "bad_image"
+
+
 def test_a_bad_message_does_not_spoil_the_next():
     pipeline = started()
     pipeline.on_sweep(0, cut_cloud())

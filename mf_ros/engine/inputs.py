@@ -48,14 +48,14 @@ class StoredSweep:
         decode_ms: how long decoding took, milliseconds; 0 before it.
 
     Raises:
-        MessageError: the message has no readable stamp.
+        MessageError: the message has no readable stamp, or a stamp of 0.
     """
 
     def __init__(self, source: Union[LidarSweep, Any], config: LidarConfig, offset_ns: int = 0) -> None:
         if isinstance(source, LidarSweep):
             self.stamp_ns = source.stamp_ns
         else:
-            self.stamp_ns = messages.stamp_ns(getattr(source, "header", None))
+            self.stamp_ns = messages.measured_stamp_ns(getattr(source, "header", None))
         self._source = source
         self._time_unit = config.time_unit
         self._offset_ns = offset_ns

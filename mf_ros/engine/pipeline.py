@@ -118,7 +118,7 @@ class DepthPipeline:
         """Store a sensor_msgs/Image or CompressedImage; ``received_ns`` is the time of reception, for reference."""
         header = getattr(message, "header", None)
         try:
-            stamp, frame_id = messages.stamp_ns(header), messages.frame_id_of(header)
+            stamp, frame_id = messages.measured_stamp_ns(header), messages.frame_id_of(header)
         except MessageError as error:
             self.on_bad_message("image", error)
             return
