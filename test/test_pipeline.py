@@ -1,12 +1,13 @@
-"""The pipeline: what waits for what, what is dropped and under which name, and that nothing else is lost."""
+"""The pipeline: what waits for what, what comes out, and that nothing is lost."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pytest
+from pipeline_runs import make_pipeline, odometry, only_drop, run, started
 from wall_scene import (
     CAMERA,
     CAMERA_FRAME,
@@ -25,34 +26,9 @@ from wall_scene import (
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import Config, LidarConfig, OutputConfig, SyncConfig
 from mf_ros.core.transforms import StampedTransform
-from mf_ros.core.types import DepthEstimate, LidarSweep
-from mf_ros.engine.pipeline import DepthPipeline, DepthResult
-from mf_ros.errors import ConfigError, MessageError
-
-
-def make_pipeline(config: Optional[Config] = None, lidars: int = 1, **engine: Any) -> DepthPipeline:
-    return DepthPipeline(config or Config(), MedianEngine(**engine), lidars)
-
-
-def started(config: Optional[Config] = None, lidars: int = 1, **engine: Any) -> DepthPipeline:
-    """A pipeline that has its calibration and extrinsics."""
-    pipeline = make_pipeline(config, lidars, **engine)
-    pipeline.on_camera_info(camera_info())
-    pipeline.on_transforms(tf(extrinsics()), static=True)
-    return pipeline
-
-
-def run(pipeline: DepthPipeline, flush: bool = True) -> list[DepthResult]:
-    results = [pipeline.process(each) for each in pipeline.ready(flush)]
-    return [result for result in results if result is not None]
-
-
-def only_drop(pipeline: DepthPipeline) -> str:
-    """The one reason why images were dropped, after checking that the books balance."""
-    assert pipeline.frames_out == 0
-    assert pipeline.frames_in == pipeline.dropped.total
-    (reason,) = pipeline.dropped.counts
-    return reason
+from mf_ros.core.types import DepthEstimate
+from mf_ros.engine.pipeline import DepthPipeline
+from mf_ros.errors import ConfigError
 
 
 def test_an_image_with_its_sweep_becomes_depth_with_the_images_own_stamp_and_frame():
@@ -268,125 +244,6 @@ def test_calibration_of_the_images_own_stamp_is_used():
     assert [result.frame.camera.K[0, 0] for result in run(pipeline)] == [50.0, 100.0]
 
 
-def nothing_but_zeros() -> Any:
-    return dataclasses.replace(camera_info(), k=np.zeros(9))
-
-
-def unknown_lens() -> Any:
-    return dataclasses.replace(camera_info(), distortion_model="fish_bowl")
-
-
-def cut_image() -> Any:
-    return dataclasses.replace(image(), data=np.zeros(10, np.uint8))
-
-
-def strange_image() -> Any:
-    return dataclasses.replace(image(), encoding="smell8")
-
-
-def cloud_without_z() -> Any:
-    whole = cloud()
-    return dataclasses.replace(whole, fields=[field for field in whole.fields if field.name != "z"])
-
-
-def cut_cloud() -> Any:
-    return dataclasses.replace(cloud(), data=np.zeros(10, np.uint8))
-
-
-def nan_cloud() -> Any:
-    whole = cloud()
-    return dataclasses.replace(whole, data=np.full(len(whole.data) // 4, np.nan, np.float32).view(np.uint8))
-
-
-def behind() -> LidarSweep:
-    sweep = wall()
-    return dataclasses.replace(sweep, points=-sweep.points)
-
-
-BIG = make_camera(128, 96, CAMERA.K, [], "plumb_bob")
-
-
-@pytest.mark.parametrize(
-    ("reason", "changes"),
-    [
-        ("no_camera_info", {"info": None}),
-        ("uncalibrated", {"info": nothing_but_zeros()}),
-        ("uncalibrated", {"info": unknown_lens()}),
-        ("size_mismatch", {"info": camera_info(camera=BIG)}),
-        ("no_lidar", {"sweep": None}),
-        ("no_lidar", {"sweep": cloud(-5)}),
-        ("no_transform", {"transform": None}),
-        ("bad_image", {"image": cut_image()}),
-        ("bad_image", {"image": strange_image()}),
-        ("bad_image", {"image": object()}),
-        ("bad_points", {"sweep": cloud_without_z()}),
-        ("bad_points", {"sweep": cut_cloud()}),
-        ("no_returns", {"sweep": nan_cloud()}),
-        ("no_returns", {"sweep": behind()}),
-        ("engine_failed", {"engine": {"failing": True}}),
-        ("engine_failed", {"engine": {"cut": 3}}),
-        ("not_metric", {"engine": {"metric": False}}),
-    ],
-)
-def test_what_cannot_become_depth_is_dropped_under_its_reason(reason, changes):
-    given = {"info": camera_info(), "transform": tf(extrinsics()), "sweep": cloud(), "image": image(), "engine": {}}
-    given.update(changes)
-    pipeline = make_pipeline(**given["engine"])
-    if given["info"] is not None:
-        pipeline.on_camera_info(given["info"])
-    if given["transform"] is not None:
-        pipeline.on_transforms(given["transform"], static=True)
-    if given["sweep"] is not None:
-        pipeline.on_sweep(0, given["sweep"])
-    pipeline.on_image(given["image"])
-    assert run(pipeline) == []
-    assert only_drop(pipeline) == reason
-    assert len(pipeline.dropped.texts[reason]) > 20
-
-
-def test_messages_without_a_stamp_are_counted_as_bad_when_they_come():
-    def unstamped(message: Any) -> Any:
-        message.header.stamp.sec = message.header.stamp.nanosec = 0
-        return message
-
-    pipeline = started()
-    pipeline.on_camera_info(unstamped(camera_info()))
-    pipeline.on_sweep(0, unstamped(cloud()))
-    pipeline.on_image(unstamped(image()))
-    assert pipeline.waiting == 0
-    assert pipeline.warnings.counts == {"bad_points": 1}
-    assert only_drop(pipeline) == "bad_image"
-
-
-def test_a_bad_message_does_not_spoil_the_next():
-    pipeline = started()
-    pipeline.on_sweep(0, cut_cloud())
-    pipeline.on_image(image(0))
-    pipeline.on_sweep(0, cloud(1))
-    pipeline.on_image(image(1))
-    (result,) = run(pipeline)
-    assert result.frame.stamp_ns == stamp(1)
-    assert pipeline.dropped.counts == {"bad_points": 1}
-
-
-def test_messages_that_could_not_be_read_are_counted_by_their_role():
-    pipeline = started()
-    for role in ("image", "camera_info", "points", "tf"):
-        pipeline.on_bad_message(role, MessageError("torn"))
-    assert (pipeline.frames_in, pipeline.dropped.counts) == (1, {"bad_image": 1})
-    assert pipeline.warnings.counts == {"bad_camera_info": 1, "bad_points": 1, "bad_transform": 1}
-
-
-def test_a_bad_transform_does_not_cost_the_others_of_its_message():
-    pipeline = make_pipeline()
-    message = tf(extrinsics("other"), extrinsics())
-    zero = dataclasses.replace(message.transforms[0].transform.rotation, x=0.0, y=0.0, z=0.0, w=0.0)
-    message.transforms[0].transform.rotation = zero
-    pipeline.on_transforms(message, static=True)
-    assert pipeline.warnings.counts == {"bad_transform": 1}
-    assert pipeline.transforms.can_lookup(CAMERA_FRAME, "lidar", 0)
-
-
 def test_images_that_wait_without_end_are_bounded_and_counted():
     pipeline = make_pipeline(Config(sync=SyncConfig(queue_size=5, max_wait_s=60.0)))
     for number in range(20):
@@ -395,117 +252,6 @@ def test_images_that_wait_without_end_are_bounded_and_counted():
     assert pipeline.ready() == []
     assert pipeline.waiting <= 10
     assert pipeline.frames_in == pipeline.waiting + pipeline.dropped.total
-
-
-def test_a_looped_recording_goes_on_from_its_start():
-    pipeline = started()
-    for number in (50, 51, 0, 1):
-        pipeline.on_sweep(0, cloud(number))
-        pipeline.on_image(image(number))
-    stamps = [result.frame.stamp_ns for result in run(pipeline)]
-    assert stamps[-2:] == [stamp(0), stamp(1)]
-    assert pipeline.frames_in == pipeline.frames_out + pipeline.dropped.total
-
-
-def odometry(number: float) -> StampedTransform:
-    return StampedTransform("odom", CAMERA_FRAME, stamp(number), np.eye(4))
-
-
-@pytest.mark.parametrize("sweep_first", [True, False])
-def test_four_turns_of_a_recording_lose_no_image_and_wait_for_transforms_in_each(sweep_first: bool):
-    pipeline = started()
-    results = []
-    for turn in range(4):
-        for number in range(40):
-            pipeline.on_transforms([odometry(number - 0.5)], static=False)
-            callbacks = [
-                lambda number=number: pipeline.on_sweep(0, cloud(number, timed=True)),
-                lambda number=number: pipeline.on_image(image(number)),
-            ]
-            for callback in callbacks if sweep_first else reversed(callbacks):
-                callback()
-            results += run(pipeline, flush=False)
-        # The end of the sweep of image 37 is known, that of 38 is not: without waiting, 39 would be out.
-        assert len(results) == 40 * turn + 38
-    results += run(pipeline)
-    assert [result.frame.stamp_ns for result in results] == [stamp(number) for number in range(40)] * 4
-    assert pipeline.dropped.counts == {}
-    # Only the last sweep of each turn, and the first image before its /tf, have motion that nobody can know.
-    assert pipeline.warnings.counts["not_deskewed"] <= 4 * 3
-
-
-@pytest.mark.parametrize("first", ["image", "sweep"])
-def test_a_jump_is_seen_in_every_turn_whichever_stream_shows_it(first: str):
-    pipeline = started(Config(sync=SyncConfig(max_wait_s=1.0)))
-    streams = [lambda number: pipeline.on_image(image(number)), lambda number: pipeline.on_sweep(0, cloud(number))]
-    if first == "sweep":
-        streams.reverse()
-    for turn in range(4):
-        for number in (50, 51, 52):
-            pipeline.on_transforms([odometry(number)], static=False)
-            for give in streams:
-                give(number)
-        assert len(run(pipeline)) == 3
-        for give in streams:
-            for number in (0, 1, 2):
-                give(number)
-            assert not pipeline.transforms.can_lookup("odom", CAMERA_FRAME, stamp(51)), f"turn {turn}"
-        assert [result.frame.stamp_ns for result in run(pipeline)] == [stamp(number) for number in (0, 1, 2)]
-        streams.reverse()
-    assert pipeline.dropped.counts == {}
-
-
-def test_images_that_wait_when_time_jumps_back_are_processed_with_the_transforms_of_their_time():
-    pipeline = make_pipeline(Config(sync=SyncConfig(max_wait_s=10.0)))
-    pipeline.on_camera_info(camera_info())
-    old = dataclasses.replace(extrinsics(), stamp_ns=stamp(49))
-    pipeline.on_transforms([old, dataclasses.replace(old, stamp_ns=stamp(49.9))], static=False)
-    for number in (49, 50, 0):
-        pipeline.on_sweep(0, cloud(number))
-        pipeline.on_image(image(number))
-    pipeline.on_transforms([dataclasses.replace(old, stamp_ns=stamp(0))], static=False)
-    assert [result.frame.stamp_ns for result in run(pipeline, flush=False)] == [stamp(49), stamp(50), stamp(0)]
-    assert pipeline.dropped.counts == {}
-    # The last pose before the jump is 10 ms older than image 50.
-    assert pipeline.warnings.counts["old_pose"] == 1
-    assert "0.010 s older" in pipeline.warnings.texts["old_pose"]
-
-
-def test_live_what_waited_when_time_jumped_back_is_let_go():
-    pipeline = started()
-    for number in (50, 0):
-        pipeline.on_sweep(0, cloud(number))
-        pipeline.on_image(image(number))
-    (newest,) = pipeline.ready(flush=True, latest=True)
-    assert newest.image.stamp_ns == stamp(0)
-    assert pipeline.dropped.counts == {"time_jump": 1}
-
-
-@pytest.mark.parametrize("off", [-50, 36000])
-@pytest.mark.parametrize("glitched", ["image", "sweep"])
-def test_one_stamp_far_off_costs_one_image_at_most_and_no_transform(glitched: str, off: int):
-    pipeline = started()
-    for number in range(100, 120):
-        wrong = number == 110
-        pipeline.on_transforms([odometry(number)], static=False)
-        pipeline.on_sweep(0, cloud(number + off * (wrong and glitched == "sweep")))
-        pipeline.on_image(image(number + off * (wrong and glitched == "image")))
-    assert len(run(pipeline)) == 19
-    # Without its sweep, the image has none near enough.
-    assert pipeline.dropped.counts == ({"bad_stamp": 1} if glitched == "image" else {"no_lidar": 1})
-    assert pipeline.warnings.counts.get("sweep_bad_stamp", 0) == (glitched == "sweep")
-    assert pipeline.transforms.can_lookup("odom", CAMERA_FRAME, stamp(101))
-
-
-def test_an_old_pose_on_a_mast_drops_the_image_and_says_how_old_it_is():
-    pipeline = make_pipeline()
-    pipeline.on_camera_info(camera_info())
-    pipeline.on_transforms([dataclasses.replace(extrinsics(), stamp_ns=stamp(-36000))], static=False)
-    pipeline.on_sweep(0, cloud(0))
-    pipeline.on_image(image(0))
-    assert run(pipeline) == []
-    assert only_drop(pipeline) == "no_transform"
-    assert "3600.000 s older" in pipeline.dropped.texts["no_transform"]
 
 
 def test_motion_between_an_untimed_sweep_and_the_image_is_waited_for_and_else_reported():
@@ -569,44 +315,6 @@ def test_without_a_calibration_of_its_own_stamp_an_image_uses_the_nearest_and_no
     pipeline.on_image(image(17))
     (result,) = run(pipeline)
     assert result.frame.camera.K[0, 0] == 70.0
-
-
-def test_clocks_that_never_meet_are_named():
-    pipeline = started()
-    pipeline.on_sweep(0, dataclasses.replace(wall(), stamp_ns=1_000_000_000))
-    pipeline.on_image(image(0))
-    assert run(pipeline) == []
-    assert only_drop(pipeline) == "no_lidar"
-    assert "1699999999.123 s behind the camera's. Synchronise" in pipeline.dropped.texts["no_lidar"]
-
-
-def test_a_small_difference_of_clocks_names_the_offset_that_mends_it():
-    pipeline = started()
-    for number in range(40):
-        pipeline.on_image(image(number))
-        pipeline.on_sweep(0, cloud(number - 23))
-    assert run(pipeline) == []
-    assert "Set sync.lidar_offset_s to about [2.300]" in pipeline.dropped.texts["no_lidar"]
-
-
-def test_a_lidar_that_falls_silent_is_not_blamed_for_its_clock():
-    pipeline = started()
-    for number in range(60):
-        pipeline.on_image(image(number))
-        if number < 10:
-            pipeline.on_sweep(0, cloud(number))
-    assert len(run(pipeline)) == 10
-    text = pipeline.dropped.texts["no_lidar"]
-    assert "has sent nothing for 5.0 s" in text and "lidar_offset_s" not in text
-
-
-def test_a_sweep_without_a_valid_point_blames_the_sensor_not_the_transform():
-    pipeline = started()
-    pipeline.on_sweep(0, dataclasses.replace(wall(), points=np.zeros((960, 3), np.float32)))
-    pipeline.on_image(image(0))
-    assert run(pipeline) == []
-    assert only_drop(pipeline) == "no_returns"
-    assert "lidar.min_range_m = 0.3 to lidar.max_range_m = 250" in pipeline.dropped.texts["no_returns"]
 
 
 def test_a_worker_slower_than_the_camera_gets_the_newest_image_and_the_rest_is_stale():

@@ -120,7 +120,8 @@ class Samples:
         if role == "tf":
             self._take_transforms(message, decoded)
             return
-        stamp = messages.stamp_ns(decoded.header)
+        stamp_of = messages.measured_stamp_ns if role in ("image", "points") else messages.stamp_ns
+        stamp = stamp_of(decoded.header)
         self.series[topic].add(stamp, log_ns)
         if role == "camera_info":
             self._take_info(decoded)

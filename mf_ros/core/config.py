@@ -60,7 +60,7 @@ class CloudConfig:
     """Points nearer than this are left out, metres."""
     max_depth_m: float = 100.0
     """Points farther than this are left out, metres."""
-    min_confidence: float = 0.1
+    min_confidence: float = 0.15
     """Points below this confidence are left out."""
     edge_ratio: float = 0.08
     """Points where neighbouring pixels differ by more than this part of the depth are left out; 0 keeps all."""
@@ -72,7 +72,7 @@ class CloudConfig:
 class OutputConfig:
     """What the published depth looks like."""
 
-    min_confidence: float = 0.02
+    min_confidence: float = 0.05
     """Pixels below this confidence are published as NaN: too far from any return to be more than a guess."""
     encoding: Literal["32FC1", "16UC1"] = "32FC1"
     """32FC1 metres, or 16UC1 millimetres."""
