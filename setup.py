@@ -43,6 +43,8 @@ setup(
         "onnx-gpu": ["onnxruntime-gpu>=1.17"],
         "torch": TORCH,
         "train": TORCH,
+        "fleet": ["ray[data]>=2.9", "pylance>=0.10"],
+        "viz": ["rerun-sdk>=0.18", "open3d>=0.17"],
         "remote": ["universal-pathlib>=0.2"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "pytransform3d>=3.5", "types-PyYAML"],
     },
