@@ -9,7 +9,6 @@ from mf_ros.core.camera import make_camera
 from mf_ros.core.cloud import (
     OrganizedCloud,
     edge_mask,
-    organized_cloud,
     pack_cloud,
     pack_points,
     thin_cloud,
@@ -40,7 +39,7 @@ def flat(depth_m: float) -> np.ndarray:
 
 def test_points_follow_the_pinhole_formula(camera, image):
     depth = np.random.default_rng(2).uniform(1, 50, (HEIGHT, WIDTH)).astype(np.float32)
-    xyz = organized_cloud(depth, image, camera, EVERYTHING).xyz
+    xyz = OrganizedCloud(pack_cloud(depth, image, camera, EVERYTHING)).xyz
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH]
     expected = np.stack([(u - CX) / FX * depth, (v - CY) / FY * depth, depth], axis=-1)
     assert xyz.shape == (HEIGHT, WIDTH, 3)
@@ -48,7 +47,7 @@ def test_points_follow_the_pinhole_formula(camera, image):
 
 
 def test_colours_are_packed_as_pcl_reads_them(camera, image):
-    cloud = organized_cloud(flat(5), image, camera, EVERYTHING)
+    cloud = OrganizedCloud(pack_cloud(flat(5), image, camera, EVERYTHING))
     pixel = image[3, 7].astype(int)
     assert cloud.rgb[3, 7] == pixel[0] << 16 | pixel[1] << 8 | pixel[2]
     assert bytes(cloud.packed[3, 7].tobytes()[12:16]) == bytes([pixel[2], pixel[1], pixel[0], 0])
@@ -59,7 +58,7 @@ def test_colours_are_packed_as_pcl_reads_them(camera, image):
 def test_pixels_without_depth_become_nan_and_keep_their_place(camera, image, missing):
     depth = flat(5)
     depth[4, 6] = missing
-    cloud = organized_cloud(depth, image, camera, CloudConfig(edge_ratio=0.0))
+    cloud = OrganizedCloud(pack_cloud(depth, image, camera, CloudConfig(edge_ratio=0.0)))
     assert np.isnan(cloud.xyz[4, 6]).all()
     assert cloud.valid.sum() == WIDTH * HEIGHT - 1
 
@@ -70,7 +69,7 @@ def test_range_and_confidence_filters_drop_what_they_say(camera, image):
     confidence = np.ones((HEIGHT, WIDTH), np.float32)
     confidence[2] = 0.3
     config = CloudConfig(min_depth_m=0.3, max_depth_m=100.0, min_confidence=0.5, edge_ratio=0.0)
-    cloud = organized_cloud(depth, image, camera, config, confidence)
+    cloud = OrganizedCloud(pack_cloud(depth, image, camera, config, confidence))
     assert not cloud.valid[:3].any()
     assert cloud.valid[3:].all()
 

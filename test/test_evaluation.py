@@ -21,7 +21,7 @@ from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.heldout import score_held_out
 from mf_ros.evaluation.metrics import depth_metrics, mean_of
-from mf_ros.evaluation.protocol import cases, split_rings, thin_rings
+from mf_ros.evaluation.protocol import cases, held_out_rings, thin_rings
 from mf_ros.evaluation.run import evaluate, headline
 from mf_ros.evaluation.visibility import visible_to_camera
 
@@ -67,10 +67,11 @@ def test_input_is_odd_rings_thinned_and_truth_is_every_even_ring() -> None:
     assert np.flatnonzero(thin_rings(ring, 64, 32)).tolist() == list(range(1, 64, 2))
     assert np.flatnonzero(thin_rings(ring, 64, 16)).tolist() == list(range(1, 64, 4))
     assert thin_rings(ring, 32, 32) is None, "a 32-line sensor has only 16 odd rings"
-    shown, truth = split_rings(wall_points(), 32, 8) or (None, None)
+    wall = wall_points()
+    shown, truth = thin_rings(wall.ring, 32, 8), held_out_rings(wall.ring)
     assert shown is not None and truth is not None
-    assert set(np.unique(shown.ring)) == set(range(1, 32, 4))
-    assert set(np.unique(truth.ring)) == set(range(0, 32, 2))
+    assert set(np.unique(wall.select(shown).ring)) == set(range(1, 32, 4))
+    assert set(np.unique(wall.select(truth).ring)) == set(range(0, 32, 2))
 
 
 def test_the_truth_is_the_same_for_every_number_of_lines() -> None:

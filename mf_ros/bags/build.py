@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
+from mf_ros.core.cloud import POINT_STEP
 from mf_ros.core.rigid import quaternion_of
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import AnyArray, DoubleArray, LidarSweep
@@ -91,7 +92,7 @@ class MessageBuilder:
             raise MessageError(f"A cloud is (H, W, 4) or (N, 4) float32, not {packed.shape} {packed.dtype}.")
         size = packed.shape[:2] if packed.ndim == 3 else (1, len(packed))
         fields = [(name, 4 * index, _FLOAT32) for index, name in enumerate(("x", "y", "z", "rgb"))]
-        return self._cloud(packed, size, 16, fields, self._header(stamp_ns, frame_id), dense=False)
+        return self._cloud(packed, size, POINT_STEP, fields, self._header(stamp_ns, frame_id), dense=False)
 
     def sweep(self, sweep: LidarSweep) -> Message:
         """sensor_msgs/PointCloud2 of a LiDAR sweep in Velodyne's layout; see `McapWriter.write_points`."""

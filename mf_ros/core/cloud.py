@@ -54,18 +54,6 @@ class OrganizedCloud:
         return cast(BoolArray, np.isfinite(self.packed[..., 2]))
 
 
-def organized_cloud(
-    depth: FloatArray,
-    image: ByteArray,
-    camera: CameraModel,
-    config: CloudConfig,
-    confidence: Optional[FloatArray] = None,
-    out: Optional[FloatArray] = None,
-) -> OrganizedCloud:
-    """Dense depth as an organized coloured cloud; arguments and errors as in ``pack_cloud``."""
-    return OrganizedCloud(pack_cloud(depth, image, camera, config, confidence, out))
-
-
 def pack_cloud(
     depth: FloatArray,
     image: ByteArray,

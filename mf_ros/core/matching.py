@@ -30,7 +30,8 @@ SWEEP_TIME_JUMP = "sweep_time_jump"
 SWEEP_BAD_STAMP = "sweep_bad_stamp"
 """The sweep's stamp was far off, and the next sweep was in sequence again."""
 
-_JUMP_NS = 1_000_000_000
+JUMP_NS = 1_000_000_000
+"""Stamps farther back than this are a jump in time, or wrong."""
 # A step forward is suspicious beyond so many times the longest recent gap of the stream.
 _LONG_GAPS = 3
 # A LiDAR's shortest recent gap between sweeps is trusted after so many.
@@ -98,19 +99,19 @@ class _Queue(Generic[T]):
 
     def step_ns(self) -> int:
         """How far apart two messages in a row may be without being suspicious."""
-        return max(_JUMP_NS, _LONG_GAPS * max(self.gaps, default=0))
+        return max(JUMP_NS, _LONG_GAPS * max(self.gaps, default=0))
 
     def in_sequence(self, stamp_ns: int, now_ns: int) -> bool:
         """Whether a stamp goes on where the stream is, or where the others (at ``now_ns``) are by now."""
         if self.newest is None:
             return True
-        return self.newest - _JUMP_NS <= stamp_ns <= max(self.newest, now_ns) + self.step_ns()
+        return self.newest - JUMP_NS <= stamp_ns <= max(self.newest, now_ns) + self.step_ns()
 
     def went_back_to(self, stamp_ns: int) -> bool:
         """Whether the message that is held aside went back in time, to about this stamp."""
         if self.held is None or self.newest is None:
             return False
-        return self.held[0] < self.newest and abs(self.held[0] - stamp_ns) <= _JUMP_NS
+        return self.held[0] < self.newest and abs(self.held[0] - stamp_ns) <= JUMP_NS
 
     def nearest(self, stamp_ns: int) -> Optional[int]:
         """Index of the item nearest in time: the earlier stamp of two, and of equal stamps what was received last."""
@@ -290,9 +291,9 @@ class StampMatcher(Generic[ImageT, SweepT]):
     def _joins(self, stream: _Queue[Any], stamp_ns: int) -> bool:
         """Whether a stream that was left behind by a jump has come after it; until then its messages are old ones."""
         left = stamp_ns if stream.newest is None else stream.newest
-        back = stamp_ns < left - _JUMP_NS or stamp_ns <= self._newest_ns(stamp_ns) + _JUMP_NS
+        back = stamp_ns < left - JUMP_NS or stamp_ns <= self._newest_ns(stamp_ns) + JUMP_NS
         # So much is never in flight: the clock of another sensor went back alone.
-        goes_on = stamp_ns > left + self._max_wait_ns + _JUMP_NS
+        goes_on = stamp_ns > left + self._max_wait_ns + JUMP_NS
         if back or goes_on:
             stream.restart(self.epoch)
         return back or goes_on
@@ -301,7 +302,7 @@ class StampMatcher(Generic[ImageT, SweepT]):
         """Leave the old time; streams that are in the new one already keep what they have."""
         others = [other for other in self._streams if other is not stream and other.epoch == self.epoch]
         newest = [other.newest for other in others if other.newest is not None]
-        if newest and all(abs(other - stamp_ns) <= _JUMP_NS for other in newest):
+        if newest and all(abs(other - stamp_ns) <= JUMP_NS for other in newest):
             # Only this stream's clock was set back, to the time where all others have been before.
             self._empty(stream)
             stream.restart(self.epoch)
@@ -309,7 +310,7 @@ class StampMatcher(Generic[ImageT, SweepT]):
         self._decide_before_jump(stamp_ns)
         self.epoch += 1
         for other in self._streams:
-            if other is not stream and (other.newest is None or other.newest <= stamp_ns + _JUMP_NS):
+            if other is not stream and (other.newest is None or other.newest <= stamp_ns + JUMP_NS):
                 other.epoch = self.epoch
                 continue
             self._empty(other)
@@ -328,7 +329,7 @@ class StampMatcher(Generic[ImageT, SweepT]):
 
     def _decide_before_jump(self, stamp_ns: int) -> None:
         """Images of the old time get the sweeps that are there: what was still to come is lost."""
-        if self._images.newest is None or self._images.newest <= stamp_ns + _JUMP_NS:
+        if self._images.newest is None or self._images.newest <= stamp_ns + JUMP_NS:
             return
         matches = [self._match(index) for index in range(len(self._images))]
         matched = [match for match in matches if self._has_lidar(match)]
@@ -341,7 +342,7 @@ class StampMatcher(Generic[ImageT, SweepT]):
         now = self._images.newest
         if now is None:
             return None
-        limit = now + self._max_wait_ns + _JUMP_NS
+        limit = now + self._max_wait_ns + JUMP_NS
         for queue in self._sweeps:
             below = bisect_right(queue.stamps, limit)
             if below > 0:

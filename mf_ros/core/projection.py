@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Tuple
 
 import cv2
@@ -63,11 +63,15 @@ def project_points(points: CameraPoints, camera: CameraModel, config: Projection
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
     pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
-    z = np.ascontiguousarray(xyz[index, 2])
-    visible = np.ones(len(z), np.bool_)
-    if config.cull_hidden and len(z):
-        visible = ~hidden_returns(pixels, z, (camera.height, camera.width), config.cull_margin)
-    return ProjectedReturns(pixels, z, index, visible)
+    returns = ProjectedReturns(pixels, np.ascontiguousarray(xyz[index, 2]), index, np.ones(len(index), np.bool_))
+    return mark_hidden(returns, camera, config.cull_margin) if config.cull_hidden else returns
+
+
+def mark_hidden(returns: ProjectedReturns, camera: CameraModel, margin: float) -> ProjectedReturns:
+    """The same returns, visible only where no nearer surface hides them; ``margin`` as in ``hidden_returns``."""
+    if len(returns) == 0:
+        return returns
+    return replace(returns, visible=~hidden_returns(returns.uv, returns.z, (camera.height, camera.width), margin))
 
 
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:

@@ -11,7 +11,7 @@ from typing import Any, Deque, Dict, Iterable, List, Optional, Union
 from mf_ros.core import messages
 from mf_ros.core.config import Config
 from mf_ros.core.deskew import motion_wanted
-from mf_ros.core.matching import StampMatcher
+from mf_ros.core.matching import JUMP_NS, StampMatcher
 from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.engine import reasons
@@ -28,7 +28,6 @@ __all__ = ["DepthPipeline", "DepthResult"]
 _log = logging.getLogger(__name__)
 
 _CAMERA_INFOS_KEPT = 100
-_JUMP_NS = 1_000_000_000
 
 _REASON_OF_ROLE = {
     "image": reasons.BAD_IMAGE,
@@ -219,7 +218,7 @@ class DepthPipeline:
         image = frame_set.image
         newest_ns = self._matcher.newest_image_ns
         waited_ns = 0 if newest_ns is None else newest_ns - image.stamp_ns
-        before_jump = frame_set.epoch != self._epoch or waited_ns < -_JUMP_NS
+        before_jump = frame_set.epoch != self._epoch or waited_ns < -JUMP_NS
         if before_jump or waited_ns >= self._config.sync.max_wait_s * 1e9:
             return True
         info = self._infos.find(image.stamp_ns)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -207,9 +207,7 @@ def _half_size_if_wide(frame: EvaluationFrame) -> EvaluationFrame:
         return frame
     camera = frame.camera.resized(frame.camera.width // 2, frame.camera.height // 2)
     image = cv2.resize(frame.image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-    return EvaluationFrame(
-        frame.source, frame.name, image.astype(np.uint8), camera, frame.points, frame.n_rings, frame.depth, frame.sparse
-    )
+    return replace(frame, image=image.astype(np.uint8), camera=camera)
 
 
 def _read_image(path: Path) -> ByteArray:

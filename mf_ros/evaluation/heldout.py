@@ -14,7 +14,7 @@ from mf_ros.core.types import BoolArray, ByteArray, CameraPoints, FloatArray
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import MfRosError
 from mf_ros.evaluation.metrics import depth_metrics
-from mf_ros.evaluation.protocol import TRUTH_RANGE_M, split_rings
+from mf_ros.evaluation.protocol import TRUTH_RANGE_M, held_out_rings, thin_rings
 from mf_ros.evaluation.visibility import visible_to_camera
 
 EVEN_RINGS = "even rings"
@@ -82,8 +82,8 @@ def _split(points: CameraPoints) -> Tuple[CameraPoints, BoolArray, str]:
     """Returns to show, (N,) bool of those to judge on, and what these are called."""
     if points.ring is not None and len(points):
         rings = max(int(points.ring.max()) + 1, 2)
-        halves = split_rings(points, rings, rings // 2)
-        if halves is not None:
-            return halves[0], np.asarray(points.ring % 2 == 0), EVEN_RINGS
+        shown = thin_rings(points.ring, rings, rings // 2)
+        if shown is not None:
+            return points.select(shown), held_out_rings(points.ring), EVEN_RINGS
     truth: BoolArray = np.random.default_rng(0).random(len(points)) < 0.5
     return points.select(~truth), truth, RANDOM_HALF

@@ -14,7 +14,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.projection import ProjectedReturns, project_points, rasterize_nearest
+from mf_ros.core.projection import ProjectedReturns, project_points
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
 from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.visibility import visible_to_camera
@@ -58,12 +58,10 @@ def thin_rings(ring: AnyArray, n_rings: int, lines: int) -> Optional[BoolArray]:
     return keep
 
 
-def split_rings(points: CameraPoints, n_rings: int, lines: int) -> Optional[Tuple[CameraPoints, CameraPoints]]:
-    """Input (odd rings thinned to ``lines``) and truth (even rings), or None when that cannot be split."""
-    if points.ring is None:
-        return None
-    keep = thin_rings(points.ring, n_rings, lines)
-    return None if keep is None else (points.select(keep), points.select(points.ring % 2 == 0))
+def held_out_rings(ring: AnyArray) -> BoolArray:
+    """Mask of the even rings, which are the truth for every number of lines."""
+    held_out: BoolArray = ring % 2 == 0
+    return held_out
 
 
 def cases(frame: EvaluationFrame, lines: Sequence[int], seed: int = 0) -> Iterator[Case]:
@@ -85,7 +83,7 @@ def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[i
     seen = visible_to_camera(points, returns, frame.camera)
     if points.ring is not None and frame.n_rings:
         ring = points.ring[returns.index]
-        truth = ring % 2 == 0
+        truth = held_out_rings(ring)
         inputs = [(str(count), thin_rings(ring, frame.n_rings, count)) for count in lines]
     else:
         draw = np.random.default_rng(seed).permutation(len(returns)) / max(len(returns), 1)
@@ -142,9 +140,3 @@ def _case(
     truth_rows, truth_cols = np.nonzero(truth)
     values = depth[truth_rows, truth_cols]
     return Case(name, lidar, returns, truth_rows, truth_cols, values, np.ones(len(values), np.bool_))
-
-
-def raw_sparse(case: Case, shape: Tuple[int, int]) -> FloatArray:
-    """(H, W) float32 depth of all shown returns, hidden ones included, nearest per pixel; 0 = none."""
-    rows, cols = case.shown.pixels()
-    return rasterize_nearest(rows, cols, case.shown.z, shape)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
-from mf_ros.core.projection import ProjectedReturns, hidden_returns, to_sparse_depth
+from mf_ros.core.projection import mark_hidden, to_sparse_depth
 from mf_ros.core.types import BoolArray, FloatArray, SparseDepth
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.evaluation.baselines import BASELINES
@@ -94,8 +94,9 @@ def evaluate(
                 "%s/%s is not scored: no truth on the image's grid, or too few scan lines.", frame.source, frame.name
             )
         for case in found:
+            shown = {culled: shown_depth(case, frame.camera, margin if culled else None) for culled in (False, True)}
             for name, culled, method in _methods(engine, culls, baselines):
-                sparse = shown_depth(case, frame.camera, margin if culled else None)
+                sparse = shown[culled]
                 start = time.perf_counter()
                 depth = method(frame, sparse)
                 elapsed_ms = 1000.0 * (time.perf_counter() - start)
@@ -109,11 +110,8 @@ def evaluate(
 
 def shown_depth(case: Case, camera: CameraModel, margin: Optional[float]) -> SparseDepth:
     """Sparse depth of a case's shown returns, hidden ones removed when a margin is given."""
-    shown = case.shown
-    visible: BoolArray = np.ones(len(shown), np.bool_)
-    if margin is not None and len(shown):
-        visible = ~hidden_returns(shown.uv, shown.z, (camera.height, camera.width), margin)
-    return to_sparse_depth(ProjectedReturns(shown.uv, shown.z, shown.index, visible), camera)
+    shown = case.shown if margin is None else mark_hidden(case.shown, camera, margin)
+    return to_sparse_depth(shown, camera)
 
 
 def _methods(engine: DepthEngine, culls: bool, baselines: Sequence[str]) -> Iterator[Tuple[str, bool, Method]]:
