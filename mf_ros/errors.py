@@ -34,6 +34,10 @@ class ConfigError(MfRosError):
     """A setting has a value that cannot work."""
 
 
+class ModelError(MfRosError):
+    """The files of a model cannot be used, or the network does not compute what it should."""
+
+
 class MissingDependencyError(MfRosError):
     """An optional package is not installed."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, cast
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from mf_ros.bench.street import RINGS, Street, make_street
 from mf_ros.bench.timing import Timing, measure
 from mf_ros.core.cloud import pack_cloud
-from mf_ros.core.config import CloudConfig, EngineConfig, ProjectionConfig
+from mf_ros.core.config import CloudConfig, EngineConfig, EngineName, ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.engine import make_engine
 from mf_ros.evaluation.baselines import BASELINES
@@ -54,7 +54,7 @@ def bench_core(engine: str = "classical", *, repeats: int = 50, progress: Option
 def _parts(street: Street, engine_name: str) -> Dict[str, Callable[[], object]]:
     """What is timed, by name; the names are part of the command's JSON."""
     camera, projection, cloud = street.camera, ProjectionConfig(), CloudConfig()
-    engine = make_engine(EngineConfig(name=engine_name))
+    engine = make_engine(EngineConfig(name=cast(EngineName, engine_name)))
     shown = np.isin(np.asarray(street.points.ring), np.arange(RINGS)[_INPUT_RINGS])
     sparse = to_sparse_depth(project_points(street.points.select(shown), camera, projection), camera)
     packed = np.empty((camera.height, camera.width, 4), np.float32)

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Iterator, Optional, Sequence, Tuple
+from typing import Annotated, Any, Iterator, Optional, Sequence, Tuple, cast
 
 import tyro
 
@@ -15,7 +15,7 @@ from mf_ros.bags.reader import Recording, open_recording
 from mf_ros.bags.topics import TopicChoice, choose_topics
 from mf_ros.bags.window import RecordingWindow
 from mf_ros.cli.options import Options
-from mf_ros.core.config import Config
+from mf_ros.core.config import Config, EngineName
 from mf_ros.core.settings import load_config, validate
 from mf_ros.errors import TopicError
 
@@ -110,4 +110,5 @@ def with_engine(config: Config, name: Optional[str]) -> Config:
     """The settings with another engine, when one is named."""
     if name is None:
         return config
-    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=name))
+    # make_engine refuses a name that does not exist.
+    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=cast(EngineName, name)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Tuple
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+EngineName = Literal["auto", "onnx", "torch", "classical"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,21 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Which network or method turns sparse depth into dense depth."""
+    """What turns sparse depth into dense depth: a network, or the method that needs no weights."""
 
-    name: str = "classical"
-    """Engine: 'classical' needs no weights."""
+    name: EngineName = "auto"
+    """auto runs the network with onnxruntime, else with torch, else, with a warning, classical, which needs no weights;
+    onnx and torch run the network or say why they cannot."""
+    model: str = "nano"
+    """The network: nano, which is shipped, or the folder that mf-ros export wrote."""
+    steps: int = 1
+    """Denoising steps per image; 1 is fastest and has no randomness."""
+    threads: int = 0
+    """CPU threads of the network; 0 lets the library choose."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes an NVIDIA GPU when the library can use it."""
+    self_test: bool = True
+    """Compare the network at start-up with a stored result, so that a wrong one never makes depth."""
 
 
 @dataclass(frozen=True)

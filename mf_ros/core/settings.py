@@ -38,6 +38,8 @@ _LIMITS: Mapping[str, Tuple[float, float]] = {
     "cloud.voxel_m": (0.0, 10.0),
     "output.min_confidence": (0.0, 1.0),
     "output.scale": (0.05, 4.0),
+    "engine.steps": (1, 16),
+    "engine.threads": (0, 256),
 }
 
 # One setting must stay below another for anything to come out.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from mf_ros.core.config import EngineConfig
+from typing import get_args
+
+from mf_ros.core.config import EngineConfig, EngineName
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import ConfigError
 
 __all__ = ["ENGINES", "DepthEngine", "make_engine"]
 
-ENGINES = ("classical",)
+ENGINES = get_args(EngineName)
 """Names that ``engine.name`` may have."""
 
 
@@ -17,10 +19,16 @@ def make_engine(config: EngineConfig) -> DepthEngine:
 
     Raises:
         ConfigError: there is no engine of that name.
+        MissingDependencyError: a package that the named engine needs is not installed.
+        ModelError: the network that is asked for is missing or damaged, or fails its self-test.
     """
+    # Imported on demand: an engine's packages are needed only by those who choose it.
     if config.name == "classical":
-        # Imported on demand: an engine's packages are needed only by those who choose it.
         from mf_ros.engine.classical import ClassicalEngine
 
         return ClassicalEngine()
-    raise ConfigError(f"engine.name is {config.name!r}: allowed is one of {', '.join(map(repr, ENGINES))}.")
+    if config.name not in ENGINES:
+        raise ConfigError(f"engine.name is {config.name!r}: allowed is one of {', '.join(map(repr, ENGINES))}.")
+    from mf_ros.engine.choose import best_engine, network_engine
+
+    return best_engine(config) if config.name == "auto" else network_engine(config)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Dict, Tuple
+from typing import Dict
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
+from mf_ros.engine.grid import enlarged, grid_step, nearest_of_blocks
 from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
@@ -43,43 +43,17 @@ class ClassicalEngine:
                 "No LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
                 "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
             )
-        step = _grid_step(sparse.depth.shape)
-        shown = _nearest_of_blocks(sparse.depth, step)
+        step = grid_step(sparse.depth.shape, _GRID_PIXELS)
+        shown = nearest_of_blocks(sparse.depth, step)
         inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
         flatness = _EDGE_CONFIDENCE + (1.0 - _EDGE_CONFIDENCE) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
         confidence: FloatArray = _nearness(shown) * flatness
-        inverse_depth, confidence = (_enlarged(each, step, sparse.depth.shape) for each in (inverse_depth, confidence))
+        inverse_depth, confidence = (enlarged(each, step, sparse.depth.shape) for each in (inverse_depth, confidence))
         return DepthEstimate(np.reciprocal(inverse_depth), confidence, metric=True, engine=self.name)
 
     def describe(self) -> Dict[str, str]:
         """Method and the hardware it runs on."""
         return {"method": "coarse-to-fine plane fit in inverse depth", "device": "cpu", "precision": "float32"}
-
-
-def _grid_step(shape: Tuple[int, ...]) -> int:
-    """Pixels per side of a grid cell, so that the grid has at most ``_GRID_PIXELS``."""
-    return max(1, math.ceil(math.sqrt(shape[0] * shape[1] / _GRID_PIXELS)))
-
-
-def _nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:
-    """Sparse depth on the coarser grid: the nearest return of each block of ``step`` x ``step`` pixels, 0 = none."""
-    if step == 1:
-        return depth
-    rows, cols = (-side % step for side in depth.shape)
-    padded = np.pad(depth, ((0, rows), (0, cols)))
-    padded[padded == 0] = np.inf
-    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).min(axis=(1, 3))
-    nearest: FloatArray = np.where(np.isfinite(blocks), blocks, np.float32(0)).astype(np.float32)
-    return nearest
-
-
-def _enlarged(values: FloatArray, step: int, shape: Tuple[int, ...]) -> FloatArray:
-    """Values of the coarser grid interpolated to the image's pixels."""
-    if step == 1:
-        return values
-    size = (values.shape[1] * step, values.shape[0] * step)
-    large = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(large[: shape[0], : shape[1]], np.float32)
 
 
 def _nearness(depth: FloatArray) -> FloatArray:

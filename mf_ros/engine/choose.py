@@ -1,0 +1,92 @@
+"""Which engine the settings come to on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Dict, List, Tuple, Type
+
+from mf_ros.core.config import EngineConfig
+from mf_ros.engine.backend import Backend
+from mf_ros.engine.bundle import Bundle, load_bundle
+from mf_ros.engine.protocol import DepthEngine
+from mf_ros.errors import MfRosError, MissingDependencyError, ModelError, require_package
+
+_log = logging.getLogger(__name__)
+
+# Package, the extra that brings it, our module, its class; in the order in which auto tries them. The modules are
+# imported when they are used, because each needs a package that not everyone has.
+BACKENDS: Dict[str, Tuple[str, str, str, str]] = {
+    "onnx": ("onnxruntime", "onnx", "mf_ros.engine.onnx_backend", "OnnxBackend"),
+    "torch": ("torch", "torch", "mf_ros.engine.torch_backend", "TorchBackend"),
+}
+
+
+def network_engine(config: EngineConfig) -> DepthEngine:
+    """The network on the library that ``config.name`` names.
+
+    Raises:
+        MissingDependencyError: the library is not installed.
+        ModelError: the network cannot be loaded, or fails its self-test.
+    """
+    return _engine(load_bundle(config.model), config, config.name)
+
+
+def best_engine(config: EngineConfig) -> DepthEngine:
+    """The network on the first library that runs it, else the classical engine with one warning that says why.
+
+    Raises:
+        ModelError: a model other than the default was asked for and is not there; depth of another origin would be a
+            surprise.
+    """
+    reasons: List[str] = []
+    try:
+        bundle = load_bundle(config.model)
+    except ModelError as error:
+        if config.model != EngineConfig().model:
+            raise
+        return _classical([str(error)])
+    for name in BACKENDS:
+        try:
+            engine = _engine(bundle, config, name)
+        except MfRosError as error:
+            reasons.append(str(error))
+            continue
+        if any("not installed" not in reason for reason in reasons):
+            _log.warning("The network runs with %s, because: %s", name, " ".join(reasons))
+        return engine
+    return _classical(reasons)
+
+
+def _engine(bundle: Bundle, config: EngineConfig, name: str) -> DepthEngine:
+    from mf_ros.engine.network import NetworkEngine
+    from mf_ros.engine.selftest import self_test
+
+    backend = _backend(bundle, config, name)
+    if config.self_test:
+        difference = self_test(bundle, backend)
+        _log.info("The self-test of %s passed: depth differs by up to %.1e of itself.", bundle.folder, difference)
+    return NetworkEngine(bundle, backend, steps=config.steps)
+
+
+def _backend(bundle: Bundle, config: EngineConfig, name: str) -> Backend:
+    package, extra, module, kind = BACKENDS[name]
+    try:
+        require_package(package, extra=extra)
+        made: Type[Backend] = getattr(importlib.import_module(module), kind)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The Python package '{package}' cannot be loaded ({' '.join(str(error).split())}): run mf-ros doctor."
+        ) from error
+    return made(bundle, config)  # type: ignore[call-arg]
+
+
+def _classical(reasons: List[str]) -> DepthEngine:
+    from mf_ros.engine.classical import ClassicalEngine
+
+    _log.warning(
+        "No network can run, so depth comes from the classical engine, which does not look at the image "
+        "(engine.name classical chooses it without this warning): %s",
+        " ".join(reasons),
+    )
+    return ClassicalEngine()

@@ -1,0 +1,47 @@
+"""Large images are completed on a coarser grid, since returns lie many pixels apart there, and enlarged."""
+
+from __future__ import annotations
+
+import math
+from typing import Tuple
+
+import cv2
+import numpy as np
+
+from mf_ros.core.types import ByteArray, FloatArray
+
+
+def grid_step(shape: Tuple[int, ...], pixels: int) -> int:
+    """Pixels per side of a grid cell, so that the grid of an image of ``shape`` has at most ``pixels`` cells."""
+    return max(1, math.ceil(math.sqrt(shape[0] * shape[1] / pixels)))
+
+
+def nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:
+    """Sparse depth on the coarser grid: the nearest return of each block of ``step`` x ``step`` pixels, 0 = none."""
+    if step == 1:
+        return depth
+    rows, cols = (-side % step for side in depth.shape)
+    padded = np.pad(depth, ((0, rows), (0, cols)))
+    padded[padded == 0] = np.inf
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).min(axis=(1, 3))
+    nearest: FloatArray = np.where(np.isfinite(blocks), blocks, np.float32(0)).astype(np.float32)
+    return nearest
+
+
+def mean_of_blocks(image: ByteArray, step: int) -> ByteArray:
+    """(H, W, 3) image on the coarser grid: the mean of each block; where blocks reach out, the border repeats."""
+    if step == 1:
+        return image
+    rows, cols = (-side % step for side in image.shape[:2])
+    padded = cv2.copyMakeBorder(image, 0, rows, 0, cols, cv2.BORDER_REPLICATE)
+    size = (padded.shape[1] // step, padded.shape[0] // step)
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def enlarged(values: FloatArray, step: int, shape: Tuple[int, ...]) -> FloatArray:
+    """Values of the coarser grid interpolated to the image's pixels."""
+    if step == 1:
+        return values
+    size = (values.shape[1] * step, values.shape[0] * step)
+    large = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(large[: shape[0], : shape[1]], np.float32)

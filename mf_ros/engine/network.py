@@ -1,0 +1,184 @@
+"""The engine that looks at the image: a network that corrects and refines what the returns suggest."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Dict, NamedTuple, Tuple
+
+import cv2
+import numpy as np
+
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, to_depth
+from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
+from mf_ros.engine.backend import Backend, StepInput, StepOutput
+from mf_ros.engine.bundle import Bundle
+from mf_ros.engine.grid import enlarged, grid_step, mean_of_blocks, nearest_of_blocks
+from mf_ros.errors import MessageError, ModelError
+
+ENOUGH_RETURNS = 20
+"""With fewer returns than this their median is no scale to rely on."""
+
+_LONGEST_HOLD = 30
+_HOLD_DECAY = 0.9
+_SMALLEST_LEVEL = 0.05
+_SEED = 0
+
+
+class Completion(NamedTuple):
+    """What the network made of one frame, on the grid it works on; arrays are (h, w) float32.
+
+    Attributes:
+        log_ratio: log of depth over the scale.
+        log_scale: log of the Laplace scale of its error.
+        conditioning: what it was made from.
+    """
+
+    log_ratio: FloatArray
+    log_scale: FloatArray
+    conditioning: Conditioning
+
+
+class HeldScale:
+    """Remembers the metric scale over frames with hardly any return, for up to 30 frames, with decaying trust."""
+
+    def __init__(self) -> None:
+        self._scale = 0.0
+        self._age = 0
+
+    def choose(self, returns: FloatArray) -> Tuple[float, float]:
+        """The scale of a frame, metres, or 0 for the median of its returns, and the trust in it in [0, 1].
+
+        Args:
+            returns: (N,) depth of the frame's returns, metres.
+        """
+        if returns.size >= ENOUGH_RETURNS:
+            self._scale, self._age = float(np.median(returns)), 0
+            return 0.0, 1.0
+        self._age += 1
+        if self._scale and self._age <= _LONGEST_HOLD:
+            return self._scale, float(_HOLD_DECAY**self._age)
+        return 0.0, returns.size / ENOUGH_RETURNS
+
+
+class NetworkEngine:
+    """Dense depth from image and returns by a network, with calibrated confidence.
+
+    Args:
+        bundle: the network's description.
+        backend: what runs it.
+        steps: denoising steps; above 1 they start from noise, which is the same for every frame.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, *, steps: int = 1) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._steps = steps
+        self._held = HeldScale()
+
+    @property
+    def name(self) -> str:
+        return f"mf-{self._bundle.name}"
+
+    def reset(self) -> None:
+        """Forget earlier frames, because the next one does not follow them."""
+        self._held = HeldScale()
+
+    def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        """Dense depth from image and returns.
+
+        Confidence is the probability that depth is right within 5%. With fewer than 20 returns the last scale is held
+        with falling confidence; without one, confidence falls with the number of returns, and without any return depth
+        is relative. Images of more pixels than the network was made for are completed on a coarser grid.
+
+        Raises:
+            MessageError: image and sparse depth differ in size.
+            ModelError: the network failed.
+        """
+        shape = sparse.depth.shape
+        if image.shape != (*shape, 3):
+            raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
+        step = grid_step(shape, self._bundle.processing.max_pixels)
+        shown = nearest_of_blocks(sparse.depth, step)
+        scale, trust = self._held.choose(shown[(shown > 0) & np.isfinite(shown)])
+        made = condition(shown, scale)
+        made = replace(made, metric=made.metric or scale > 0)
+        done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
+        log_ratio = blend(done.log_ratio, done.log_scale, made)
+        log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
+        trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
+        return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
+
+    def describe(self) -> Dict[str, str]:
+        """Weights, library, device, precision, steps."""
+        return {
+            "method": "network over image and returns",
+            "weights": str(self._bundle.folder),
+            "licence": self._bundle.licence,
+            **self._backend.describe(),
+            "steps": str(self._steps),
+        }
+
+
+def complete(bundle: Bundle, backend: Backend, image: ByteArray, made: Conditioning, steps: int = 1) -> Completion:
+    """Run the network on one frame.
+
+    Args:
+        bundle: how input is prepared.
+        backend: what runs the network.
+        image: (h, w, 3) uint8 RGB.
+        made: sparse depth of the same grid.
+        steps: denoising steps.
+
+    Raises:
+        ModelError: the network failed, or computed values that are not finite.
+    """
+    processing = bundle.processing
+    height, width = image.shape[:2]
+    rows, cols = -height % processing.multiple, -width % processing.multiple
+    around = (0, rows, 0, cols)
+    # What is filled up repeats the border, and nothing is known of its depth.
+    pixels = cv2.copyMakeBorder(image, *around, cv2.BORDER_REPLICATE).astype(np.float32)
+    pixels = pixels / np.float32(processing.image_scale) - np.float32(processing.image_offset)
+    prior, depth, level = (
+        np.asarray(cv2.copyMakeBorder(plane, *around, kind, value=value), np.float32)[None, None]
+        for plane, kind, value in (
+            (made.prior, cv2.BORDER_REPLICATE, 0.0),
+            (made.depth, cv2.BORDER_CONSTANT, 0.0),
+            (made.level, cv2.BORDER_CONSTANT, 1.0),
+        )
+    )
+    clean = np.zeros(1, np.float32)
+    start = StepInput(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None], clean, depth, level, clean + 1, prior)
+    result = denoise(backend, start, steps)
+    log_ratio, log_scale = (each[0, 0, :height, :width] for each in result)
+    log_scale = log_scale + np.float32(bundle.calibration.log_scale_offset)
+    if not (np.isfinite(log_ratio).all() and np.isfinite(log_scale).all()):
+        what = ", ".join(backend.describe().values())
+        raise ModelError(f"The network computed values that are not finite ({what}): run it with engine.device cpu.")
+    return Completion(log_ratio, log_scale, made)
+
+
+def denoise(backend: Backend, start: StepInput, steps: int) -> StepOutput:
+    """Euler steps from noise to clean depth; the returns are put in again at each step, at their own noise level.
+
+    One step needs no noise: the network does not look at pixels about which nothing is known. Flow matching as in
+    Modality Forcing (arXiv 2606.13676): x_t = (1 - t) x_0 + t noise, v = (x - x_0) / max(t, 0.05).
+    """
+    if steps == 1:
+        return backend.step(start)
+    known = start.level < 1
+    noise = np.random.default_rng(_SEED).standard_normal(start.depth.shape, np.float32)
+    anchored = (1 - start.level) * start.depth + start.level * noise
+    levels = np.linspace(1.0, 0.0, steps + 1, dtype=np.float32)
+    x = noise
+    for now, following in itertools.pairwise(levels):
+        anchor = known & (start.level <= now)
+        depth = np.where(anchor, anchored, x)
+        level = np.where(anchor, start.level, now)
+        depth_level = np.full_like(start.depth_level, now)
+        result = backend.step(start._replace(depth=depth, level=level, depth_level=depth_level))
+        velocity = (x - result.depth) / max(now, _SMALLEST_LEVEL)
+        x = x + (following - now) * velocity
+    return result

@@ -1,0 +1,111 @@
+"""Runs a network with torch, from its weights; needed where no exported graph will do."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, Mapping, Tuple
+
+import numpy as np
+import torch
+
+from mf_ros.core.config import EngineConfig
+from mf_ros.engine.backend import StepInput, StepOutput
+from mf_ros.engine.bundle import WEIGHTS, Bundle
+from mf_ros.errors import ConfigError, ModelError, require_package
+from mf_ros.model import ModalityForcing, ModelConfig
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+
+
+class TorchBackend:
+    """One network in torch.
+
+    Args:
+        bundle: the network.
+        config: device and threads.
+
+    Raises:
+        MissingDependencyError: safetensors is not installed.
+        ModelError: weights are missing or damaged, do not fit the description, or there is no GPU to use.
+    """
+
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError(
+                "engine.device is cuda, but torch sees no GPU it can use: check the driver with mf-ros doctor, "
+                "or set engine.device to auto."
+            )
+        on_gpu = config.device != "cpu" and torch.cuda.is_available()
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._kind = torch.float32
+        if on_gpu:
+            self._kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        network = load_network(bundle).eval().requires_grad_(False).to(self._device)
+        # The overload for memory formats is missing from torch's own types.
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def tolerance(self) -> float:
+        return _TOLERANCE[self._kind]
+
+    def step(self, inputs: StepInput) -> StepOutput:
+        """One denoising step.
+
+        Raises:
+            ModelError: torch failed, for example for lack of memory.
+        """
+        half = self._kind != torch.float32
+        try:
+            tensors = [torch.from_numpy(np.ascontiguousarray(each)).to(self._device) for each in inputs]
+            with torch.inference_mode(), torch.autocast("cuda", self._kind) if half else contextlib.nullcontext():
+                result = self._network(*tensors)
+            depth, log_scale = (each.float().cpu().numpy() for each in (result.depth, result.log_scale))
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:300]
+            raise ModelError(f"The network failed in torch on {self._device}: {text}") from error
+        return StepOutput(depth, log_scale)
+
+    def describe(self) -> Dict[str, str]:
+        """Library, device and precision."""
+        name = torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu"
+        precision = str(self._kind).rpartition(".")[2]
+        return {"library": f"torch {torch.__version__}", "device": name, "precision": precision}
+
+
+def load_network(bundle: Bundle) -> ModalityForcing:
+    """The network of a bundle with its weights, float32, on the CPU.
+
+    Raises:
+        MissingDependencyError: safetensors is not installed.
+        ModelError: weights are missing or damaged, or do not fit the description.
+    """
+    safetensors = require_package("safetensors", extra="torch")
+    path = bundle.file(WEIGHTS)
+    try:
+        config = ModelConfig.from_mapping(bundle.model)
+        # Built without memory first: sizes that the weights do not bear out must not be allocated.
+        with torch.device("meta"):
+            wanted = {name: tuple(each.shape) for name, each in ModalityForcing(config).state_dict().items()}
+    except (ConfigError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{bundle.folder} describes a network that cannot be built: {error}") from error
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, wanted, path)  # noqa: SIM118
+            state: Dict[str, Any] = {name: file.get_tensor(name).float() for name in wanted}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"The weights {path} are damaged ({error}): run mf-ros export again.") from error
+    network = ModalityForcing(config)
+    network.load_state_dict(state)
+    return network
+
+
+def _check_shapes(found: Mapping[str, Tuple[int, ...]], wanted: Mapping[str, Tuple[int, ...]], path: Path) -> None:
+    for name in sorted(set(found) | set(wanted)):
+        if found.get(name) != wanted.get(name):
+            raise ModelError(
+                f"The weights {path} do not fit the network that config.json describes: "
+                f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'part of it')}."
+            )
