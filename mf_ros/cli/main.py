@@ -29,6 +29,8 @@ EXTRA_OF_MODULE = {
     "onnxruntime": "onnx",
     "torch": "torch",
     "safetensors": "torch",
+    "accelerate": "train",
+    "tensorboard": "train",
     "upath": "remote",
 }
 
@@ -47,6 +49,7 @@ COMMANDS = {
     "check": Command("mf_ros.cli.check", "Check", "say what is in a bag, what fits, what is wrong and what to do"),
     "simulate": Command("mf_ros.cli.simulate", "Simulate", "make a bag of a simulated drive, with true depth"),
     "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings beside baselines"),
+    "train": Command("mf_training.cli.train", "Train", "train a network, or go on with a training"),
     "doctor": Command("mf_ros.cli.doctor", "Doctor", "say what is wrong with this installation and what to do"),
     "bench": Command("mf_ros.cli.bench", "Bench", "measure how fast the parts run on this machine"),
 }

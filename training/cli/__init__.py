@@ -1,0 +1,1 @@
+"""Subcommands of ``mf-ros`` that need the training side."""

@@ -1,0 +1,233 @@
+"""Everything that decides a training run: one tree of dataclasses; YAML files and ``key=value`` are views of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Literal, Mapping, Optional, Tuple, Union
+
+from mf_ros.errors import ConfigError
+from mf_training.losses import LossConfig
+from mf_training.samples import SampleConfig
+
+
+@dataclass(frozen=True)
+class SceneSourceConfig:
+    """Procedural scenes, one per seed."""
+
+    cache: str = ""
+    """Folder that keeps the scenes made; empty makes each anew when it is wanted."""
+    size: Tuple[int, int] = (320, 512)
+    """Height and width of a scene's image, pixels."""
+    scans: int = 3
+    """LiDAR sweeps of each scene."""
+    first_seed: int = 0
+    """Seed of the first scene trained on."""
+    number: int = 0
+    """Scenes trained on, again and again in a new order; 0 shows a new scene every time."""
+    heldout_first_seed: int = 1_000_000_000
+    """Seed of the first scene that is only ever evaluated."""
+    heldout: int = 64
+    """How many of those there are."""
+
+
+@dataclass(frozen=True)
+class FrameSourceConfig:
+    """Real frames: ``SOURCE/FRAME/{image.png, calib.json, points.npz}``, as ``mf-ros evaluate`` reads them."""
+
+    folder: str = ""
+    """Frames trained on."""
+    heldout_folder: str = ""
+    """Frames that are only ever evaluated: other drives, not other frames of the same one. Empty evaluates none."""
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Share of each source among the samples; only proportions count."""
+
+    scenes: float = 1.0
+    frames: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    scenes: SceneSourceConfig = field(default_factory=SceneSourceConfig)
+    frames: FrameSourceConfig = field(default_factory=FrameSourceConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    shapes: Tuple[Tuple[int, int], ...] = ((256, 384),)
+    """Heights and widths of the crops, multiples of 16; each batch draws one, evaluation uses the first."""
+    workers: int = 2
+    """Processes that prepare samples; 0 prepares them in the training process."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How weights follow gradients."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    """``muon``: Muon for the matrices of the hidden layers and AdamW for the rest; ``adamw``: AdamW for all."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    muon_lr: Optional[float] = None
+    """Highest learning rate of Muon's matrices; none is the same, as updates are scaled to AdamW's size."""
+    weight_decay: float = 0.05
+    """Decoupled decay of matrices and kernels; biases and norms have none."""
+    betas: Tuple[float, float] = (0.9, 0.99)
+    """AdamW's averaging of the gradient and of its square."""
+    momentum: float = 0.95
+    """Muon's."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    adamw_names: Tuple[str, ...] = ("embed", "levels", "modulation", "text_in", "head")
+    """Matrices whose name contains one of these stay with AdamW: they are inputs, outputs or tables."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves over the steps of the whole run."""
+
+    name: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """``cosine``: linear warm-up, then a half cosine; ``one_cycle``: a half cosine up and one down."""
+    warmup: int = 500
+    """Steps until the highest rate is reached."""
+    final: float = 0.02
+    """Rate at the last step, relative to the highest."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: Union[str, Mapping[str, Any]] = "nano"
+    """Preset of config/models, path of such a file, or the settings themselves."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    seed: int = 0
+    """Of the first weights, of the choice of samples and of all noise."""
+    steps: int = 20_000
+    """Steps of the optimiser in the whole run."""
+    batch: int = 8
+    """Samples of one process and one backward pass."""
+    accumulate: int = 1
+    """Backward passes per step."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are evaluated and exported; it grows to this from 0.1."""
+    precision: Literal["no", "bf16"] = "no"
+    """``bf16`` computes in half precision where that is safe; weights stay in full."""
+    device: Literal["auto", "cpu"] = "auto"
+    """``auto`` takes the GPU when there is one."""
+    compile: bool = False
+    """Compile the network; worth its minutes on a GPU."""
+    init: str = ""
+    """Weights to start from: a model folder, a checkpoint or a run's folder. Empty starts from random ones."""
+    out: str = "out/train"
+    """Folder of checkpoints and logs."""
+    resume: Optional[bool] = None
+    """true: go on from the last checkpoint, with these settings; false: refuse to; none: when the settings fit."""
+    minutes: float = 0.0
+    """Save and stop after this long, so that runs can be chained; 0 does not stop."""
+    eval_every: int = 500
+    """Steps between evaluations on held-out data."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept, not counting the best."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    tracker: Literal["tensorboard", "none"] = "tensorboard"
+    """Where curves go; tensorboard's lie in the run's folder, in logs."""
+    state_small: bool = False
+    """Save the optimiser's state in half precision: smaller, but a resumed run is then not the same bit for bit."""
+
+
+# What may change between two runs of one training without making it another training.
+FREE_TO_CHANGE = (
+    "minutes",
+    "eval_every",
+    "save_every",
+    "keep",
+    "log_every",
+    "tracker",
+    "state_small",
+    "resume",
+    "out",
+    "init",
+    "device",
+    "data.workers",
+    "data.scenes.cache",
+)
+
+_AT_LEAST: Dict[str, float] = {
+    "data.scenes.first_seed": 0,
+    "data.scenes.scans": 1,
+    "data.scenes.number": 0,
+    "data.scenes.heldout_first_seed": 0,
+    "data.scenes.heldout": 0,
+    "data.mix.scenes": 0,
+    "data.mix.frames": 0,
+    "data.workers": 0,
+    "optimiser.weight_decay": 0,
+    "optimiser.clip": 0,
+    "schedule.warmup": 0,
+    "schedule.final": 0,
+    "seed": 0,
+    "steps": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "minutes": 0,
+    "eval_every": 1,
+    "save_every": 1,
+    "keep": 1,
+    "log_every": 1,
+}
+
+
+def validate(config: TrainConfig) -> None:
+    """Check ranges and relations of all settings.
+
+    Raises:
+        ConfigError: names the setting, its value and what is allowed.
+    """
+    for key, least in _AT_LEAST.items():
+        if _get(config, key) < least:
+            raise ConfigError(f"{key} is {_get(config, key)}: it must be at least {least:g}.")
+    for group in ("samples", "losses"):
+        for name, value in vars(getattr(config, group)).items():
+            if value < 0:
+                raise ConfigError(f"{group}.{name} is {value}: it must be at least 0.")
+    if config.optimiser.lr <= 0:
+        raise ConfigError(f"optimiser.lr is {config.optimiser.lr}: it must be above 0.")
+    if not 0 <= config.ema < 1:
+        raise ConfigError(f"ema is {config.ema}: it must be at least 0 and below 1.")
+    _validate_data(config)
+
+
+def _validate_data(config: TrainConfig) -> None:
+    data, scenes = config.data, config.data.scenes
+    if data.mix.scenes + data.mix.frames <= 0:
+        raise ConfigError("data.mix.scenes and data.mix.frames are both 0: nothing is left to train on.")
+    if data.mix.frames > 0 and not data.frames.folder:
+        raise ConfigError(f"data.mix.frames is {data.mix.frames}: data.frames.folder must name the folder of frames.")
+    if not data.shapes:
+        raise ConfigError("data.shapes is empty: name at least one crop, such as [[256, 384]].")
+    for shape in (*data.shapes, scenes.size):
+        if min(shape) < 16 or shape[0] % 16 or shape[1] % 16:
+            raise ConfigError(f"The size {shape[0]} x {shape[1]} in data: height and width must be multiples of 16.")
+    drawn = scenes.number or config.steps * config.batch * config.accumulate
+    first, last = scenes.first_seed, scenes.first_seed + drawn
+    if scenes.heldout and first < scenes.heldout_first_seed + scenes.heldout and scenes.heldout_first_seed < last:
+        raise ConfigError(
+            f"data.scenes trains on the seeds {first} to {last - 1} and holds out "
+            f"{scenes.heldout_first_seed} to {scenes.heldout_first_seed + scenes.heldout - 1}: they must not overlap."
+        )
+
+
+def _get(config: TrainConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

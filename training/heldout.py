@@ -1,0 +1,74 @@
+"""How far the network is from the truth on held-out samples, beside the prior it starts from."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mf_training.data import Batch
+
+_SUMS = ("error", "prior_error", "count", "free_error", "free_count")
+
+
+def score(net: nn.Module, batches: Mapping[str, List[Batch]], device: torch.device) -> Dict[str, Dict[str, Tensor]]:
+    """Sums over this process's held-out samples, by source; ``scores`` makes figures of them.
+
+    Args:
+        net: the network; it runs one step with unknown depth at level 1, which depends on no random number.
+        batches: of each source.
+        device: where to compute.
+    """
+    with torch.inference_mode():
+        return {name: _sums(net, each, device) for name, each in batches.items()}
+
+
+def scores(sums: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> Dict[str, float]:
+    """Figures by name, from the sums of all processes.
+
+    ``SOURCE/error`` and ``SOURCE/prior_error`` are mean absolute errors of log depth over samples with returns,
+    ``SOURCE/ratio`` their ratio, ``SOURCE/free_error`` the error over samples without any return, and ``ratio`` the
+    mean ratio, weighted with the sources' shares.
+    """
+    found: Dict[str, float] = {}
+    for name, each in sums.items():
+        if each["count"]:
+            found[f"{name}/error"] = each["error"] / each["count"]
+            found[f"{name}/prior_error"] = each["prior_error"] / each["count"]
+            found[f"{name}/ratio"] = each["error"] / max(each["prior_error"], 1e-9)
+        if each["free_count"]:
+            found[f"{name}/free_error"] = each["free_error"] / each["free_count"]
+    ratios = {name: found[f"{name}/ratio"] for name in sums if f"{name}/ratio" in found}
+    if ratios:
+        found["ratio"] = sum(weights[name] * ratios[name] for name in ratios) / sum(weights[name] for name in ratios)
+    return found
+
+
+def _sums(net: nn.Module, batches: List[Batch], device: torch.device) -> Dict[str, Tensor]:
+    total = {name: torch.zeros((), dtype=torch.float64, device=device) for name in _SUMS}
+    for batch in batches:
+        moved = {key: value.to(device) for key, value in batch.items()}
+        truth, prior, level = moved["truth"], moved["prior"], moved["level"]
+        image = moved["image"].float() / 127.5 - 1
+        clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
+        depth = net(image, clean, moved["depth"], level, unknown, prior).depth.float()
+        scale = moved["scale"][:, None, None, None]
+        valid = (truth > 0) & torch.isfinite(truth)
+        weight = moved["weight"] * valid
+        target = torch.log(torch.where(valid, truth, scale) / scale)
+        error, prior_error = _means((depth - target).abs(), weight), _means((prior - target).abs(), weight)
+        scored = (weight > 0).flatten(1).any(1)
+        given = scored & (level < 1).flatten(1).any(1)
+        free = scored & ~given
+        for name, values in (("error", error), ("prior_error", prior_error), ("count", torch.ones_like(error))):
+            total[name] += values[given].sum()
+        total["free_error"] += error[free].sum()
+        total["free_count"] += free.sum()
+    return total
+
+
+def _means(values: Tensor, weight: Tensor) -> Tensor:
+    """(B,) float64 weighted means, 0 without any weight."""
+    total = (values * weight).double().flatten(1).sum(1)
+    return total / weight.double().flatten(1).sum(1).clamp(min=1e-9)

@@ -1,0 +1,226 @@
+"""Setting a training up from its settings: accelerator, network, data, and where it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from torch import nn
+
+from mf_ros.bags.interrupt import StopOnSignal
+from mf_ros.errors import ConfigError, require_package
+from mf_training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    latest_checkpoint,
+    load_into,
+    load_optimisers,
+    load_weights,
+)
+from mf_training.config import DataConfig, TrainConfig
+from mf_training.data import Collate, Part, SampleMaker, TrainingSamples, heldout_batches, open_parts, training_batches
+from mf_training.loop import Loss, Reason, Status, Tally, Trainer
+from mf_training.schedule import make_average, make_optimisers
+from mf_training.settings import differences, dump_train_config, first_difference, train_config_to_mapping
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and on what; the loop is the same for every recipe.
+
+    Attributes:
+        model_settings: completes the settings of a model, refusing unknown ones.
+        build: makes the network of such settings.
+        loss_of: one batch's loss and its terms.
+        make_sample: turns a scene into a sample.
+        collate: makes a batch of samples, tensors by name.
+        open_parts: opens the sources of scenes.
+    """
+
+    model_settings: Callable[[Mapping[str, Any]], Dict[str, Any]]
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    loss_of: Loss
+    make_sample: SampleMaker
+    collate: Collate
+    open_parts: Callable[[DataConfig], List[Part]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run has come to, this part and those before it.
+
+    Attributes:
+        reason: why it stopped.
+        out: folder of its checkpoints.
+        tally: steps, samples, seconds and operations in all, and the best evaluation.
+    """
+
+    reason: Reason
+    out: str
+    tally: Tally
+
+
+def default_recipe() -> Recipe:
+    """The network of ``mf_ros.model`` on this package's samples and losses."""
+    from mf_ros.model import ModalityForcing, ModelConfig
+    from mf_training.losses import loss_of
+    from mf_training.samples import collate, make_sample
+
+    return Recipe(
+        model_settings=lambda mapping: ModelConfig.from_mapping(mapping).to_mapping(),
+        build=lambda mapping: ModalityForcing(ModelConfig.from_mapping(mapping)),
+        loss_of=loss_of,
+        make_sample=make_sample,
+        collate=collate,
+        open_parts=open_parts,
+    )
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The one place where a run's device, precision, processes and tracker come from; seeds everything as well."""
+    if config.tracker == "tensorboard":
+        require_package("tensorboard", extra="train")
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        cpu=config.device == "cpu",
+        dynamo_backend="inductor" if config.compile else None,
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "logs")),
+        # Some regimes leave the image decoder out.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    set_seed(config.seed)
+    return accelerator
+
+
+def train(
+    config: TrainConfig, recipe: Optional[Recipe] = None, report: Callable[[Status], None] = lambda status: None
+) -> Summary:
+    """Train, or go on with a training, until its last step, its time or a signal; every end is saved.
+
+    Args:
+        config: the run's settings.
+        recipe: what to train; this package's own when not given.
+        report: is told how the run is doing every ``log_every`` steps, on the main process.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the run's folder holds another training.
+        CheckpointError: a checkpoint, or the weights to start from, cannot be used.
+        DataError: data is missing or cannot be read.
+        TrainingError: the loss is not a number.
+    """
+    deadline = time.monotonic() + config.minutes * 60 if config.minutes else float("inf")
+    with StopOnSignal() as stop:
+        recipe = recipe or default_recipe()
+        config = dataclasses.replace(config, model=recipe.model_settings(_mapping(config.model)))
+        checkpoint = _to_resume(config)
+        trainer = _trainer(config, recipe, report, checkpoint)
+        try:
+            reason = trainer.run(lambda: stop.stopped, deadline)
+        finally:
+            trainer.batches.close()  # type: ignore[attr-defined]
+            trainer.accelerator.end_training()
+    return Summary(reason, config.out, trainer.tally)
+
+
+def _mapping(model: Any) -> Mapping[str, Any]:
+    if isinstance(model, Mapping):
+        return model
+    raise ConfigError(f"model is {model!r}: load the settings with load_train_config, which reads presets.")
+
+
+def _to_resume(config: TrainConfig) -> Optional[Checkpoint]:
+    """The checkpoint to go on from, None for a new run."""
+    out = Path(config.out)
+    checkpoint = latest_checkpoint(out)
+    if checkpoint is None:
+        if config.resume:
+            raise ConfigError(f"resume=true, but {out} holds no complete checkpoint.")
+        return None
+    if config.resume is False:
+        raise ConfigError(f"resume=false, but {out} already holds a training: name another folder with out=.")
+    saved = checkpoint.state.get("config")
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("model"), Mapping):
+        raise CheckpointError(f"{checkpoint.path / 'state.json'} says nothing of the run's settings.")
+    other = first_difference(saved["model"], _mapping(config.model))
+    if other:
+        raise CheckpointError(f"{checkpoint.path} is of another model ({other}): name another folder with out=.")
+    changed = differences(saved, train_config_to_mapping(config))
+    if changed and config.resume is None:
+        raise ConfigError(
+            f"{out} holds a training with other settings ({', '.join(changed[:5])}): add resume=true to go on with "
+            "these, or name another folder with out=."
+        )
+    return checkpoint
+
+
+def _trainer(
+    config: TrainConfig, recipe: Recipe, report: Callable[[Status], None], checkpoint: Optional[Checkpoint]
+) -> Trainer:
+    accelerator = make_accelerator(config)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    parts = recipe.open_parts(config.data)
+    samples = TrainingSamples(parts, config, recipe.make_sample)
+    heldout = heldout_batches(parts, recipe.make_sample, recipe.collate, config, rank=rank, world=world)
+    bare = recipe.build(_mapping(config.model)).to(accelerator.device)
+    if config.init and checkpoint is None:
+        load_weights(Path(config.init), bare)
+    average = make_average(bare, config.ema)
+    optimisers = make_optimisers(bare, config.optimiser)
+    names = {parameter: name for name, parameter in bare.named_parameters()}
+    tally = Tally()
+    if checkpoint is not None:
+        load_into(bare, checkpoint.tensors("model"), str(checkpoint.path))
+        load_into(average.module, checkpoint.tensors("ema"), str(checkpoint.path))
+        average.n_averaged.fill_(checkpoint.step)
+        load_optimisers(optimisers, names, checkpoint.tensors("optimiser"))
+        tally = Tally(**checkpoint.state["tally"])
+        if checkpoint.state.get("processes") != world:
+            _log.warning("the run had %s processes and has %s now", checkpoint.state.get("processes"), world)
+    if accelerator.is_main_process:
+        _write_settings(config)
+    if config.tracker != "none":
+        accelerator.init_trackers("")
+    batches = training_batches(
+        samples,
+        recipe.collate,
+        config,
+        first=tally.step * config.accumulate,
+        rank=rank,
+        world=world,
+        pin=accelerator.device.type == "cuda",
+    )
+    return Trainer(
+        config=config,
+        accelerator=accelerator,
+        net=accelerator.prepare(bare),
+        bare=bare,
+        average=average,
+        optimisers=optimisers,
+        names=names,
+        loss_of=recipe.loss_of,
+        samples=samples,
+        batches=batches,
+        heldout=heldout,
+        shares={part.name: part.weight for part in parts},
+        report=report,
+        tally=tally,
+    )
+
+
+def _write_settings(config: TrainConfig) -> None:
+    out = Path(config.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(dump_train_config(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The run's folder {out} cannot be written: {error.strerror}.") from error
