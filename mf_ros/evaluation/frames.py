@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -68,24 +68,56 @@ class EvaluationFrame:
     sparse: Optional[FloatArray] = None
 
 
-def load_frames(folder: Path) -> Iterator[EvaluationFrame]:
-    """Yield every frame below a folder, in sorted order, images wider than 1300 px at half size.
+@dataclass(frozen=True)
+class FramePlace:
+    """Where one frame lies: a folder of its own, or one of a sequence's numbered files (``stem``)."""
+
+    folder: Path
+    stem: Optional[str] = None
+
+
+def find_frames(folder: Path, per_sequence: Optional[int] = _SEQUENCE_FRAMES) -> List[FramePlace]:
+    """Every frame below a folder, in sorted order; of a sequence this many, evenly spread, or all (None).
 
     Raises:
-        BagError: the folder holds no frame, or a frame's files do not fit together.
+        BagError: the folder holds no frame.
     """
     calibrations = sorted(folder.rglob("calib.json"))
     if not calibrations:
         raise BagError(
             f"{folder}: no calib.json below; SOURCE/FRAME/ with calib.json, image.png and points.npz or depth.npz."
         )
+    places: List[FramePlace] = []
     for path in calibrations:
-        calibration = _read_calibration(path)
         place = path.parent
         if (place / "image.png").exists():
-            yield _load_frame(place, calibration)
-        else:
-            yield from _load_sequence(place, calibration)
+            places.append(FramePlace(place))
+            continue
+        stems = sorted(found.stem for found in place.glob("*.npz"))
+        if not stems:
+            raise BagError(f"{place}: calib.json without image.png or numbered frames beside it.")
+        count = len(stems) if per_sequence is None else per_sequence
+        positions = np.unique(np.linspace(0, len(stems) - 1, count).astype(int))
+        places.extend(FramePlace(place, stems[position]) for position in positions)
+    return places
+
+
+def load_frame(place: FramePlace) -> EvaluationFrame:
+    """One frame, at half size when wider than 1300 px.
+
+    Raises:
+        BagError: the frame's files are missing, damaged or do not fit together.
+    """
+    calibration = _read_calibration(place.folder / "calib.json")
+    if place.stem is None:
+        return _load_single(place.folder, calibration)
+    return _load_of_sequence(place.folder, place.stem, calibration)
+
+
+def load_frames(folder: Path) -> Iterator[EvaluationFrame]:
+    """Yield every frame below a folder, as ``find_frames`` and ``load_frame`` find and read them."""
+    for place in find_frames(folder):
+        yield load_frame(place)
 
 
 def _read_calibration(path: Path) -> Dict[str, Any]:
@@ -101,7 +133,7 @@ def _read_calibration(path: Path) -> Dict[str, Any]:
     return calibration
 
 
-def _load_frame(place: Path, calibration: Dict[str, Any]) -> EvaluationFrame:
+def _load_single(place: Path, calibration: Dict[str, Any]) -> EvaluationFrame:
     image = _read_image(place / "image.png")
     points = None
     if (place / "points.npz").exists():
@@ -122,23 +154,18 @@ def _load_frame(place: Path, calibration: Dict[str, Any]) -> EvaluationFrame:
     )
 
 
-def _load_sequence(place: Path, calibration: Dict[str, Any]) -> Iterator[EvaluationFrame]:
-    stems = sorted(path.stem for path in place.glob("*.npz"))
-    if not stems:
-        raise BagError(f"{place}: calib.json without image.png or numbered frames beside it.")
-    for position in np.unique(np.linspace(0, len(stems) - 1, _SEQUENCE_FRAMES).astype(int)):
-        image = _read_image(place / f"{stems[position]}.jpg")
-        points = _read_points(place / f"{stems[position]}.npz", "xyz_mm", 1000.0, calibration)
-        yield _half_size_if_wide(
-            EvaluationFrame(
-                source=place.name,
-                name=stems[position],
-                image=image,
-                camera=_camera(calibration, image, place),
-                points=points,
-                n_rings=int(calibration.get("n_rings") or 0),
-            )
+def _load_of_sequence(place: Path, stem: str, calibration: Dict[str, Any]) -> EvaluationFrame:
+    image = _read_image(place / f"{stem}.jpg")
+    return _half_size_if_wide(
+        EvaluationFrame(
+            source=place.name,
+            name=stem,
+            image=image,
+            camera=_camera(calibration, image, place),
+            points=_read_points(place / f"{stem}.npz", "xyz_mm", 1000.0, calibration),
+            n_rings=int(calibration.get("n_rings") or 0),
         )
+    )
 
 
 def _camera(calibration: Dict[str, Any], image: ByteArray, place: Path) -> CameraModel:
