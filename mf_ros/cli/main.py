@@ -30,6 +30,8 @@ EXTRA_OF_MODULE = {
     "torch": "torch",
     "safetensors": "torch",
     "accelerate": "train",
+    "onnx": "train",
+    "onnxscript": "train",
     "tensorboard": "train",
     "upath": "remote",
 }
@@ -50,6 +52,7 @@ COMMANDS = {
     "simulate": Command("mf_ros.cli.simulate", "Simulate", "make a bag of a simulated drive, with true depth"),
     "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings beside baselines"),
     "train": Command("mf_training.cli.train", "Train", "train a network, or go on with a training"),
+    "export": Command("mf_training.cli.export", "Export", "write a trained network as a folder for the engine"),
     "doctor": Command("mf_ros.cli.doctor", "Doctor", "say what is wrong with this installation and what to do"),
     "bench": Command("mf_ros.cli.bench", "Bench", "measure how fast the parts run on this machine"),
 }

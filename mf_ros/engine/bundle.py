@@ -48,6 +48,7 @@ class Processing:
         max_pixels: larger images are completed on a coarser grid.
         multiple: height and width are filled up to a multiple of this many pixels.
         image_scale, image_offset: the network sees ``value / image_scale - image_offset`` of uint8 RGB.
+        level_shift: moves the levels of several steps towards noise, as they were in training.
         depth: how depth is normalised; ``log_over_median`` is ``core.conditioning``.
     """
 
@@ -55,6 +56,7 @@ class Processing:
     multiple: int = 16
     image_scale: float = 127.5
     image_offset: float = 1.0
+    level_shift: float = 1.1
     depth: str = "log_over_median"
 
 
@@ -194,6 +196,7 @@ def _check(processing: Processing, path: Path) -> None:
         "multiple": (1, 1024),
         "image_scale": (1e-3, 1e3),
         "image_offset": (-1e3, 1e3),
+        "level_shift": (-10, 10),
     }
     for name, (low, high) in limits.items():
         value = getattr(processing, name)

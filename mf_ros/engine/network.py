@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import cv2
 import numpy as np
@@ -151,7 +152,7 @@ def complete(bundle: Bundle, backend: Backend, image: ByteArray, made: Condition
     )
     clean = np.zeros(1, np.float32)
     start = StepInput(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None], clean, depth, level, clean + 1, prior)
-    result = denoise(backend, start, steps)
+    result = denoise(backend, start, steps, processing.level_shift)
     log_ratio, log_scale = (each[0, 0, :height, :width] for each in result)
     log_scale = log_scale + np.float32(bundle.calibration.log_scale_offset)
     if not (np.isfinite(log_ratio).all() and np.isfinite(log_scale).all()):
@@ -160,25 +161,27 @@ def complete(bundle: Bundle, backend: Backend, image: ByteArray, made: Condition
     return Completion(log_ratio, log_scale, made)
 
 
-def denoise(backend: Backend, start: StepInput, steps: int) -> StepOutput:
+def denoise(backend: Backend, start: StepInput, steps: int, shift: float) -> StepOutput:
     """Euler steps from noise to clean depth; the returns are put in again at each step, at their own noise level.
 
     One step needs no noise: the network does not look at pixels about which nothing is known. Flow matching as in
     Modality Forcing (arXiv 2606.13676): x_t = (1 - t) x_0 + t noise, v = (x - x_0) / max(t, 0.05).
     """
-    if steps == 1:
-        return backend.step(start)
-    known = start.level < 1
-    noise = np.random.default_rng(_SEED).standard_normal(start.depth.shape, np.float32)
-    anchored = (1 - start.level) * start.depth + start.level * noise
-    levels = np.linspace(1.0, 0.0, steps + 1, dtype=np.float32)
-    x = noise
-    for now, following in itertools.pairwise(levels):
-        anchor = known & (start.level <= now)
-        depth = np.where(anchor, anchored, x)
-        level = np.where(anchor, start.level, now)
-        depth_level = np.full_like(start.depth_level, now)
-        result = backend.step(start._replace(depth=depth, level=level, depth_level=depth_level))
-        velocity = (x - result.depth) / max(now, _SMALLEST_LEVEL)
-        x = x + (following - now) * velocity
+    noisy = np.random.default_rng(_SEED).standard_normal(start.depth.shape, np.float32)
+    for now, following in itertools.pairwise(step_levels(steps, shift)):
+        given = start.level <= now
+        inputs = start._replace(
+            depth=np.where(given, start.depth, noisy),
+            level=np.where(given, start.level, np.float32(now)),
+            depth_level=np.full_like(start.depth_level, now),
+        )
+        result = backend.step(inputs)
+        noisy = noisy + np.float32((following - now) / max(now, _SMALLEST_LEVEL)) * (noisy - result.depth)
     return result
+
+
+def step_levels(steps: int, shift: float) -> List[float]:
+    """The steps + 1 noise levels from 1 to 0 at which the sampler stops, moved towards noise by e^shift."""
+    growth = math.exp(shift)
+    inner = (number / steps for number in range(steps - 1, 0, -1))
+    return [1.0, *(growth / (growth + 1.0 / level - 1.0) for level in inner), 0.0]

@@ -1,0 +1,282 @@
+"""From a checkpoint to the folder that the engine loads: weights, ONNX graph, description, self-test, model card.
+
+Weights are stored in half precision and computed with in single precision. What is written is run and compared before
+it appears under its name; a graph that computes something else than torch never does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mf_ros.core.conditioning import condition, to_depth
+from mf_ros.core.config import EngineConfig
+from mf_ros.core.types import ByteArray, FloatArray
+from mf_ros.engine.bundle import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    GRAPH,
+    REFERENCE,
+    REFERENCE_SIZE,
+    WEIGHTS,
+    Bundle,
+    Calibration,
+    Processing,
+    load_bundle,
+)
+from mf_ros.engine.network import complete
+from mf_ros.engine.onnx_backend import OnnxBackend
+from mf_ros.engine.selftest import self_test
+from mf_ros.engine.torch_backend import TorchBackend
+from mf_ros.errors import ModelError, require_package
+from mf_ros.model import ModalityForcing, ModelConfig
+from mf_training.checkpoints import CheckpointError, latest_checkpoint, load_weights
+from mf_training.graph import random_input, write_graph
+
+_log = logging.getLogger(__name__)
+
+OPSETS = (20, 23)
+"""20 runs everywhere, TensorRT included; 23 is faster on a recent onnxruntime."""
+TOLERANCE = 1e-3
+"""Largest relative difference of depth between the graph and torch."""
+
+_LARGEST_HALF = 65504.0
+_CHECKED_SIZES = ((64, 96), (128, 80))
+_LARGEST_JSON = 10_000_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to.
+
+    Attributes:
+        folder: the model's folder.
+        parameters: number of weights.
+        difference: largest relative difference of depth between the graph and torch.
+        sizes: bytes of each file.
+    """
+
+    folder: Path
+    parameters: int
+    difference: float
+    sizes: Mapping[str, int]
+
+
+def export_run(
+    source: Path, out: Path, *, opset: int = OPSETS[0], metrics: Optional[Mapping[str, Any]] = None
+) -> Exported:
+    """Export a checkpoint.
+
+    Args:
+        source: a run's folder, whose best checkpoint is taken, else its last; or the folder of one checkpoint.
+        out: the model's folder; a model in it is replaced.
+        opset: of the ONNX graph.
+        metrics: results for the model card, as tables: title to rows, each of column to value.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+        ModelError: the graph does not compute what torch does, or ``out`` holds something else than a model.
+    """
+    folder, state = find_checkpoint(source)
+    config = ModelConfig.from_mapping(state["config"]["model"])
+    network = ModalityForcing(config)
+    load_weights(folder, network)
+    return export_network(network, out, opset=opset, metrics=metrics, training={"steps": state.get("step")})
+
+
+def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
+    """The checkpoint meant by a run's folder or its own, and its state.
+
+    Raises:
+        CheckpointError: there is none, or it does not say what network it is of.
+    """
+    folder = source
+    if not (source / "state.json").is_file():
+        best = sorted(source.glob("best_*/state.json"))
+        last = latest_checkpoint(source) if source.is_dir() else None
+        if not best and last is None:
+            raise CheckpointError(f"{source} is no run and no checkpoint: name the folder that mf-ros train wrote.")
+        folder = best[-1].parent if best else last.path  # type: ignore[union-attr]
+    state = read_json(folder / "state.json")
+    if not isinstance(state.get("config"), dict) or not isinstance(state["config"].get("model"), dict):
+        raise CheckpointError(f"{folder / 'state.json'} does not say what network it is of.")
+    return folder, state
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise CheckpointError(f"{path} has more than {_LARGEST_JSON} bytes.")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} holds no names with values.")
+    return document
+
+
+def export_network(
+    network: ModalityForcing,
+    out: Path,
+    *,
+    opset: int = OPSETS[0],
+    metrics: Optional[Mapping[str, Any]] = None,
+    training: Optional[Mapping[str, Any]] = None,
+    calibration: Optional[Calibration] = None,
+) -> Exported:
+    """Export a network; ``out`` appears when everything in it is written and checked.
+
+    Args:
+        network: with the weights to ship; they are rounded to half precision in place.
+        out: the model's folder; a model in it is replaced.
+        opset: of the ONNX graph.
+        metrics: results for the model card.
+        training: how it was trained, kept in config.json.
+        calibration: corrections measured after training.
+
+    Raises:
+        ModelError: the graph does not compute what torch does, weights do not fit half precision, or ``out`` holds
+            something else than a model.
+    """
+    require_package("onnxscript", extra="train")
+    if opset not in OPSETS:
+        raise ModelError(f"There is no export to opset {opset}: choose {' or '.join(map(str, OPSETS))}.")
+    out = out.resolve()
+    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} holds something else than a model: name a new folder.")
+    part = out.parent / f".{out.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        round_to_half(network)
+        save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, part / WEIGHTS)
+        description = {
+            "format": FORMAT,
+            "model": network.config.to_mapping(),
+            "processing": dataclasses.asdict(Processing(multiple=network.config.patch)),
+            "calibration": dataclasses.asdict(calibration or Calibration()),
+            "training": dict(training or {}),
+            "licence": "Apache-2.0",
+        }
+        (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        write_graph(network.eval(), part / GRAPH, opset)
+        bundle = load_bundle(str(part))
+        write_reference(bundle)
+        difference = compare(bundle)
+        self_test(bundle, OnnxBackend(bundle, EngineConfig(device="cpu")))
+        parameters = sum(each.numel() for each in network.parameters())
+        card = model_card(out.name, bundle, parameters, opset, metrics or {})
+        (part / CARD).write_text(card, encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Exported(out, parameters, difference, {path.name: path.stat().st_size for path in sorted(out.iterdir())})
+
+
+def round_to_half(network: nn.Module) -> None:
+    """Round the weights to what half precision holds, so that every file describes the same network.
+
+    Raises:
+        ModelError: a weight is not finite or too large.
+    """
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if not bool((value.abs() <= _LARGEST_HALF).all()):
+                raise ModelError(f"The weights {name} do not fit half precision: the training has diverged.")
+            value.copy_(value.half().float())
+
+
+def reference_input() -> Tuple[ByteArray, FloatArray]:
+    """A frame for the self-test: a box in front of a slanted wall. (H, W, 3) uint8 RGB and (H, W) sparse metres."""
+    rows, cols = np.mgrid[0 : REFERENCE_SIZE[0], 0 : REFERENCE_SIZE[1]]
+    box = (rows > 20) & (rows < 50) & (cols > 30) & (cols < 60)
+    depth = np.where(box, 4.0, 1.0 / (0.04 + 0.001 * rows + 0.0005 * cols))
+    checks = (rows // 6 + cols // 6) % 2
+    image = np.stack([np.where(box, 190, 60) + 40 * checks, 2 * rows + 60, 255 - 2 * cols], 2)
+    lines = (rows % 6 == 2) & (cols % 3 == 1)
+    return np.clip(image, 0, 255).astype(np.uint8), np.where(lines, depth, 0.0).astype(np.float32)
+
+
+def write_reference(bundle: Bundle) -> None:
+    """Store a frame and what torch makes of it, for the self-test of every engine."""
+    image, sparse = reference_input()
+    done = complete(bundle, TorchBackend(bundle, EngineConfig(device="cpu")), image, condition(sparse))
+    depth = to_depth(done.log_ratio, done.conditioning.scale)
+    np.savez_compressed(bundle.folder / REFERENCE, image=image, sparse=sparse, depth=depth, log_scale=done.log_scale)
+
+
+def compare(bundle: Bundle) -> float:
+    """The largest relative difference of depth between the graph in onnxruntime and torch, at sizes not traced.
+
+    Raises:
+        ModelError: it is more than ``TOLERANCE``.
+    """
+    config = EngineConfig(device="cpu")
+    graph, network = OnnxBackend(bundle, config), TorchBackend(bundle, config)
+    worst = 0.0
+    for size in _CHECKED_SIZES:
+        inputs = random_input(*size)
+        found, wanted = graph.step(inputs), network.step(inputs)
+        worst = max(worst, float(np.max(np.abs(np.expm1(found.depth - wanted.depth)))))
+    if not worst <= TOLERANCE:
+        raise ModelError(
+            f"The exported graph differs from torch by up to {worst:.2g} of the depth ({TOLERANCE:g} is allowed): "
+            "this version of torch exports it wrongly; try the one in constraints.txt."
+        )
+    return worst
+
+
+def model_card(name: str, bundle: Bundle, parameters: int, opset: int, metrics: Mapping[str, Any]) -> str:
+    """Text of the model's README.
+
+    Args:
+        name: of the model.
+        bundle: its description.
+        parameters: number of weights.
+        opset: of the graph.
+        metrics: title to rows of a table, or name to value.
+    """
+    sizes = ", ".join(f"{key} {value}" for key, value in bundle.model.items())
+    lines = [
+        f"# {name}",
+        "",
+        "Dense metric depth from one image and the returns of a LiDAR: one transformer over image and depth, with a",
+        "noise level per depth pixel (Modality Forcing, arXiv 2606.13676, with LiDAR as partial depth).",
+        "",
+        f"- {parameters / 1e6:.1f} million parameters; {sizes}",
+        f"- weights in half precision, computed in single; ONNX opset {opset}; licence {bundle.licence}",
+        "- input: RGB image, sparse depth on its grid without hidden returns",
+        "- output: depth in metres, and the scale of its error",
+        "- loaded by `engine.model` of mf_ros; `mf-ros doctor` runs its self-test",
+    ]
+    for title, rows in metrics.items():
+        lines += ["", f"## {title}", ""]
+        lines += _table(rows) if isinstance(rows, list) else [f"{rows}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> List[str]:
+    columns = list(rows[0]) if rows else []
+    shown = [
+        [f"{row.get(c, ''):.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
+        for row in rows
+    ]
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *shown)]
