@@ -8,6 +8,8 @@ CV = ["opencv-python-headless>=4.5"]
 BAGS = ["rosbags>=0.11.1", "mcap>=1.2", "jinja2>=3.0"]
 EVAL = ["scipy>=1.8"]
 TORCH = ["torch>=2.4", "safetensors>=0.4"]
+# torch 2.9 brought Muon.
+TRAIN = [*CV, *BAGS, "torch>=2.9", "safetensors>=0.4", "accelerate>=1.0", "tensorboard>=2.10"]
 
 
 def files(folder, pattern):
@@ -24,14 +26,20 @@ setup(
     maintainer="mf_ros maintainers",
     maintainer_email="mf-ros@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["mf_ros", "mf_ros.*"]), "mf_training"],
+    packages=[
+        *find_packages(include=["mf_ros", "mf_ros.*"]),
+        "mf_training",
+        *(f"mf_training.{name}" for name in find_packages("training")),
+    ],
     package_dir={"mf_training": "training"},
-    package_data={"mf_ros": ["py.typed", "bags/templates/*.html"]},
+    package_data={"mf_ros": ["py.typed", "bags/templates/*.html", "weights/*/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mf_ros"]),
         ("share/mf_ros", ["package.xml"]),
         ("share/mf_ros/launch", files("launch", "*.launch.py")),
         ("share/mf_ros/config", files("config", "*.yaml")),
+        ("share/mf_ros/config/models", files("config/models", "*.yaml")),
+        ("share/mf_ros/config/training", files("config/training", "*.yaml")),
     ],
     install_requires=["numpy>=1.21", "pyyaml>=5.4", "tyro>=0.9", "rich>=12"],
     extras_require={
@@ -42,7 +50,7 @@ setup(
         "onnx": ["onnxruntime>=1.17"],
         "onnx-gpu": ["onnxruntime-gpu>=1.17"],
         "torch": TORCH,
-        "train": TORCH,
+        "train": TRAIN,
         "fleet": ["ray[data]>=2.9", "pylance>=0.10"],
         "viz": ["rerun-sdk>=0.18", "open3d>=0.17"],
         "remote": ["universal-pathlib>=0.2"],

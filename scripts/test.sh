@@ -20,7 +20,11 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
         echo "torch is left out: pip finds no torch $torch_version+cpu for $("$python" --version); tests that need it are skipped"
     fi
 fi
-"$python" -m pip install -q -c constraints.txt -e '.[offline,remote,dev]'
+extras=offline,remote,dev
+if "$python" -c 'import torch' 2>/dev/null; then
+    extras+=,train
+fi
+"$python" -m pip install -q -c constraints.txt -e ".[$extras]"
 
 echo "== ruff"
 "$python" -m ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
@@ -33,7 +35,7 @@ class Planes:
         depth = 5 * np.exp(slant * np.linspace(-0.5, 0.5, SIZE[1], dtype=np.float32))
         image = np.full((3, *SIZE), 127.5 + 100 * slant).astype(np.uint8)
         scan = LidarScan(np.zeros((0, 3), np.float32), np.zeros(0, np.int16), "none", 0)
-        depth = np.broadcast_to(depth, SIZE).astype(np.float32)
+        depth = np.broadcast_to(depth, SIZE)
         return Scene(image, depth, np.eye(3, dtype=np.float32), (scan,), "plane", index)
 
 
@@ -76,8 +78,18 @@ def loss_of(
     net: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator, config: Any
 ) -> Tuple[Tensor, Dict[str, Tensor]]:
     """Squared error of log depth, with noise on the image so that the generator matters."""
-    image = batch["image"].float() / 127.5 - 1
-    image = image + 0.01 * torch.randn(image.shape, generator=generator).to(image.device)
+    return _loss(net, batch, 0.01 * torch.randn(batch["image"].shape, generator=generator))
+
+
+def loss_without_noise(
+    net: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator, config: Any
+) -> Tuple[Tensor, Dict[str, Tensor]]:
+    """The same without noise: it does not depend on which process computes it."""
+    return _loss(net, batch, torch.zeros(()))
+
+
+def _loss(net: nn.Module, batch: Mapping[str, Tensor], noise: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
+    image = batch["image"].float() / 127.5 - 1 + noise.to(batch["image"].device)
     zeros, ones = image.new_zeros(len(image)), image.new_ones(len(image))
     out = net(image, zeros, batch["depth"], batch["level"], ones, batch["prior"])
     loss = (out.depth - (batch["truth"] / batch["scale"][:, None, None, None]).log()).square().mean()
@@ -146,14 +158,22 @@ def settings(out: Path, **changes: Any) -> TrainConfig:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train in this process: ``python training_toys.py OUT STEPS``, under torchrun too."""
+    """Train in this process, under torchrun too, and save its weights: ``training_toys.py OUT STEPS BATCH``."""
+    from safetensors.torch import save_file
+
     from mf_training.run import train
 
-    out, steps = arguments
-    train(settings(Path(out), steps=int(steps)), recipe())
+    out, steps, batch = arguments
+    nets: List[ToyNet] = []
+
+    def kept(model: Mapping[str, Any]) -> ToyNet:
+        nets.append(build(model))
+        return nets[0]
+
+    config = settings(Path(out), steps=int(steps), batch=int(batch), optimiser__name="adamw")
+    train(config, recipe(build=kept, loss_of=loss_without_noise))
+    save_file(nets[0].state_dict(), Path(out) / f"process_{os.environ.get('RANK', '0')}.safetensors")
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])

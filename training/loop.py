@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -180,8 +181,8 @@ class Trainer:
         """Operations of one batch in all processes, counted once for each shape of batch."""
         shape = tuple(batch["image"].shape)
         if shape not in self._flops:
-            # The compiled network hides its operations from the counter; the bare one does not.
-            with FlopCounterMode(display=False) as counter:
+            # Compiled networks and some attention kernels hide their operations from the counter.
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 self.loss_of(self.bare, batch, self._generator.manual_seed(seed), self.config.losses)[0].backward()
             self.bare.zero_grad()
             self._flops[shape] = float(counter.get_total_flops())

@@ -1,0 +1,99 @@
+"""Settings of a training: YAML in and out, overrides, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("cv2")
+
+from mf_ros.errors import ConfigError
+from mf_training.config import TrainConfig
+from mf_training.settings import (
+    differences,
+    dump_train_config,
+    load_train_config,
+    train_config_from_mapping,
+    train_config_to_mapping,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "config" / "training").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_preset_can_be_used(path: Path) -> None:
+    config = load_train_config(path.stem, ["data.frames.folder=frames"])
+    assert config.steps > 0
+    assert config.model["width"] > 0, "the model's preset is filled in"
+
+
+def test_settings_survive_yaml(tmp_path: Path) -> None:
+    config = train_config_from_mapping(
+        {"model": {"width": 64}, "data": {"shapes": [[32, 48]], "mix": {"scenes": 2}}, "optimiser": {"muon_lr": 0.1}}
+    )
+    (tmp_path / "config.yaml").write_text(dump_train_config(config))
+    assert load_train_config(str(tmp_path / "config.yaml")) == config
+
+
+def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: nano\noptimiser: {name: adamw, lr: 0.1}\n")
+    config = load_train_config(
+        str(path),
+        ["optimiser.lr=3e-4", "data.shapes=[[64, 96], [32, 32]]", "compile=true", "precision=no", "model.width=64"],
+    )
+    assert (config.optimiser.name, config.optimiser.lr) == ("adamw", 3e-4)
+    assert config.data.shapes == ((64, 96), (32, 32))
+    assert (config.compile, config.precision) == (True, "no")
+    assert config.model["width"] == 64
+    assert "stem" in config.model, "the rest of the model stays the preset's"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimiser.learning=1", "optimiser.learning is no setting: did you mean optimiser"),
+        ("batchsize=3", "batchsize is no setting: did you mean batch?"),
+        ("worker=3", "did you mean data.workers?"),
+        ("optimiser=3", "optimiser is 3: it is a group"),
+        ("steps=1.5", "steps is 1.5: a whole number is needed"),
+        ("steps=0", "steps is 0: it must be at least 1"),
+        ("steps=true", "steps is True: a whole number"),
+        ("optimiser.lr=fast", "optimiser.lr is 'fast': a number is needed"),
+        ("optimiser.lr=.nan", "optimiser.lr is nan"),
+        ("optimiser.name=sgd", "allowed is one of 'muon', 'adamw'"),
+        ("ema=1", "ema is 1.0: it must be at least 0 and below 1"),
+        ("losses.joint=-1", "losses.joint is -1.0"),
+        ("data.shapes=[[250, 384]]", "250 x 384"),
+        ("data.shapes=[]", "data.shapes is empty"),
+        ("data.mix.scenes=0", "nothing is left to train on"),
+        ("data.mix.frames=1", "data.frames.folder must name"),
+        ("data.scenes.heldout_first_seed=5", "they must not overlap"),
+        ("steps", "'steps' is no setting: write key=value"),
+        ("steps=[", "cannot be read"),
+        ("model=tiny", "tiny is neither a file nor a preset of config/models"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_with_its_name(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_train_config("nano", [override])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("- 1\n", "this is a list"), ("a: [\n", "is not YAML"), ("\xff\xfe", "cannot|not|no")]
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "run.yaml").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=words):
+        load_train_config(str(tmp_path / "run.yaml"))
+
+
+def test_only_what_changes_the_training_counts_as_a_difference() -> None:
+    one = train_config_to_mapping(TrainConfig(model={}))
+    other = train_config_to_mapping(TrainConfig(model={}, minutes=5.0, out="elsewhere", batch=3))
+    assert differences(one, other) == ["batch"]
