@@ -1,0 +1,61 @@
+"""What a procedural training scene is made of, and what may be chosen about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+KINDS = ("street", "highway", "nature", "room", "yard", "floating")
+INDOOR = ("room",)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LidarScan:
+    """One sweep as the robot would use it: in the camera frame by the nominal calibration, with its errors inside.
+
+    ``points`` (N, 3) float32 metres, camera optical frame; ``ring`` (N,) int16, 0 = top line, -1 = a sensor without
+    scan lines; ``lines`` is the number of scan lines of the whole sensor (0 without lines).
+    """
+
+    points: FloatArray
+    ring: npt.NDArray[np.int16]
+    kind: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with its true depth and several LiDAR sweeps of it.
+
+    ``image`` (3, H, W) uint8 RGB; ``depth`` (H, W) float32 Z in metres, inf = sky, 0 = unknown; ``K`` (3, 3) float32,
+    pixel centres at whole numbers.
+    """
+
+    image: npt.NDArray[np.uint8]
+    depth: FloatArray
+    K: FloatArray
+    scans: Tuple[LidarScan, ...]
+    kind: str
+    seed: int
+
+
+def _weights() -> Dict[str, float]:
+    return {"street": 0.40, "highway": 0.10, "nature": 0.15, "room": 0.25, "yard": 0.05, "floating": 0.05}
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What is drawn, and how often; the defaults are those of the shipped weights.
+
+    ``kinds``: weight of each kind of scene; ``complexity``: range of a factor on the number of objects;
+    ``noise``: factor on all LiDAR errors (0 = a perfect, perfectly calibrated sensor).
+    """
+
+    kinds: Dict[str, float] = field(default_factory=_weights)
+    complexity: Tuple[float, float] = (0.4, 1.2)
+    noise: float = 1.0
