@@ -67,6 +67,6 @@ def test_the_average_follows_its_definition_with_a_decay_that_grows() -> None:
         average.update_parameters(net)
         decay = min(0.5, (1 + count) / (10 + count))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert float(average.module.weight) == pytest.approx(expected, rel=1e-6)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
     assert average_decay(0, 0.999) == 0.1 and average_decay(100_000, 0.999) == 0.999
     assert torch.equal(net.weight, torch.full((1, 1), 9.0)), "the network itself is left alone"
