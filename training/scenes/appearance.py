@@ -33,7 +33,6 @@ class Light:
     zenith: Triple
     horizon: Triple
     clouds: float
-    dirt: float
 
 
 @functools.lru_cache(maxsize=1)
@@ -75,7 +74,7 @@ def albedo(points: SurfacePoints, ground: Ground, footprint: Tensor) -> Tensor:
     tone = 0.55 * coarse[0] + (0.35 * coarse[1] + 0.3 * fine[1] + 0.4 * fine[2]) * keep_fine
     if ground.present and ground.lanes[0] > 0:
         colour, tone = _road(points, ground, colour, tone, fine, footprint)
-    return (colour * torch.exp(contrast * tone)).clamp(0.0, 1.0)
+    return (colour * torch.exp(1.5 * contrast * tone)).clamp(0.0, 1.0)
 
 
 def _is(code: Tensor, name: str) -> Tensor:

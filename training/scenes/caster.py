@@ -76,7 +76,7 @@ def _surface(
     for t in (leave, entry):
         p = tuple((o[i] + t * d[i]) * half[i] for i in range(3))
         if surface == _FOLIAGE:
-            opening, depth = foliage(p, cut, phase)  # type: ignore[arg-type]
+            opening, depth = foliage(p, cut, phase, leave - entry)  # type: ignore[arg-type]
             t = t + depth
         else:
             opening = BY_SURFACE[surface](p, cut, phase)  # type: ignore[arg-type]

@@ -35,10 +35,12 @@ def room(rng: Rng, complexity: float) -> World:
     _wall_things(b, rng, area, complexity)
     _furniture(b, rng, area, complexity)
     eye_height = rng.uniform(0.3, 1.8)
-    pitch = rng.normal(0.15, 0.15) * (0.5 + eye_height / 2)
-    if rng.random() < 0.35:
-        pitch += _desk_before_camera(b, rng, eye_height)
-    angles = (rng.normal(0, 0.35), pitch, rng.normal(0, 0.04))
+    pitch = rng.normal(0.12, 0.12) * (0.5 + eye_height / 2)
+    if rng.random() < 0.3:
+        pitch = _desk_before_camera(b, rng, eye_height)
+    # The camera looks at some place in the far half of the room.
+    aim = np.arctan2(rng.uniform(0.75 * right, 0.75 * left), rng.uniform(0.5, 1.0) * far)
+    angles = (aim + rng.normal(0, 0.15), pitch, rng.normal(0, 0.04))
     return finish(b, no_ground(), lamplight(rng), (0.0, 0.0, eye_height), angles, indoors=True)
 
 
@@ -101,12 +103,12 @@ def _wall_things(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
 def _furniture(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
     near, far, right, left, _ = area
     narrow = left - right < 3.2
-    for _ in range(rng.poisson((5 if narrow else 8) * complexity) + 2):
+    for _ in range(rng.poisson((6 if narrow else 10) * complexity) + 3):
         x = rng.uniform(1.0, max(1.2, far - 0.3))
         against = rng.random() < (0.9 if narrow else 0.55)
         side = 1 if rng.random() < 0.5 else -1
         y = (left - 0.35 if side > 0 else right + 0.35) if against else rng.uniform(right + 0.6, left - 0.6)
-        if abs(y) < 0.5 and x < 1.6:
+        if np.hypot(x, y) < 1.3:
             continue
         yaw = (-side * np.pi / 2 if against else rng.uniform(0, 6.28)) + rng.normal(0, 0.04)
         if rng.random() < 0.2:
@@ -256,16 +258,16 @@ def _clutter(b: Builder, rng: Rng, base: tuple, depth: float, width: float, coun
 
 
 def _desk_before_camera(b: Builder, rng: Rng, eye: float) -> float:
-    """A desk right before the camera; returns how much further down the camera looks."""
-    top = max(0.3, eye - rng.uniform(0.25, 0.7))
+    """A desk right before the camera; returns how far down the camera must look, radians."""
+    top = max(0.3, eye - rng.uniform(0.35, 0.8))
     wood = palette.floor(rng).but(texture=palette.pick(rng, ("wood", "plain", "plain")), shine=0.15)
-    x, d, w = rng.uniform(0.9, 1.4), rng.uniform(0.35, 0.6), rng.uniform(0.5, 1.2)
+    x, d, w = rng.uniform(1.1, 1.9), rng.uniform(0.4, 0.7), rng.uniform(0.6, 1.3)
     b.place((x, rng.normal(0, 0.2), 0), rng.normal(0, 0.3))
     b.add("box", (0, 0, top - 0.02), (d, w, 0.02), wood)
     b.add("box", (0, w * 0.8, top / 2), (d * 0.9, 0.03, top / 2 - 0.02), wood)
     b.add("box", (0, -w * 0.8, top / 2), (d * 0.9, 0.03, top / 2 - 0.02), wood)
     _clutter(b, rng, (0, 0, top), d * 0.85, w * 0.85, int(rng.integers(5, 14)))
-    return float(rng.uniform(0.0, 0.3))
+    return float(np.arctan2(eye - top, x) * rng.uniform(0.4, 1.0))
 
 
 def floating(rng: Rng, complexity: float) -> World:

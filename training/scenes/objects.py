@@ -16,7 +16,6 @@ from mf_training.scenes.shapes import Builder, Cut, Material, along
 Place = Sequence[float]
 
 _TYRE = Material((0.02, 0.02, 0.02), (0.05, 0.05, 0.05), "plain", 0.3, 0.1, 0.0, 0.08)
-_CABIN = Material((0.03, 0.03, 0.035), (0.06, 0.06, 0.06), "plain", 1.0, 0.1, 0.3, 0.15, "cabin")
 _LAMP = Material((0.5, 0.45, 0.4), (0.5, 0.1, 0.08), "plain", 0.3, 0.1, 0.8, 0.9)
 
 
@@ -28,11 +27,18 @@ def car(b: Builder, rng: Rng, at: Place, yaw: float, detail: bool = True) -> Non
     length, width = rng.uniform(3.6, 4.9) + 0.6 * van, rng.uniform(1.65, 1.9)
     low, belt = rng.uniform(0.16, 0.26), rng.uniform(0.82, 1.0) + 0.15 * van
     height = rng.uniform(1.38, 1.6) + van * rng.uniform(0.2, 0.7)
-    b.add("wedge", (0, 0, (low + belt) / 2), (length / 2, width / 2, (belt - low) / 2), paint, taper=(0.04, 0.07))
-    hood, trunk = rng.uniform(0.2, 0.3) * (0.6 if van else 1), rng.uniform(0.02, 0.2) * (0.3 if van else 1)
+    hood, trunk = rng.uniform(0.22, 0.3) * (0.6 if van else 1), rng.uniform(0.02, 0.2) * (0.3 if van else 1)
     front, back = length / 2 - hood * length, -length / 2 + trunk * length
-    cabin = palette_glass(paint)
-    rake = rng.uniform(0.25, 0.4) * (0.5 if van else 1)
+    shoulder = belt - rng.uniform(0.12, 0.24)
+    b.add("wedge", (0, 0, (low + shoulder) / 2), (length / 2 - 0.06, width / 2, (shoulder - low) / 2), paint, taper=(0.02, 0.03))
+    b.add("wedge", ((front + back) / 2, 0, (shoulder + belt) / 2), ((front - back) / 2 + 0.05, width / 2 * 0.985, (belt - shoulder) / 2), paint,
+          taper=(0.02, 0.06))  # fmt: skip
+    # Hood, trunk and bumpers are rounded.
+    for start, end in ((front, length / 2), (back, -length / 2)):
+        b.add("ellipsoid", (start, 0, shoulder - 0.06), (abs(end - start) * 1.02, width / 2 * 0.97, belt - shoulder + 0.07), paint)
+        b.add("ellipsoid", (end * 0.93, 0, (low + shoulder) / 2), (length * 0.045, width / 2 * 0.98, (shoulder - low) * 0.45), paint)
+    cabin = paint.but(glass="cabin")
+    rake = rng.uniform(0.3, 0.5) * (0.5 if van else 1)
     b.add("wedge", ((front + back) / 2, 0, (belt + height) / 2 - 0.02), ((front - back) / 2, width / 2 * 0.94, (height - belt) / 2 + 0.02),
           cabin, taper=(rake, 0.2))  # fmt: skip
     roof = (front - back) / 2 * (1 - rake) * 1.04
@@ -55,11 +61,6 @@ def car(b: Builder, rng: Rng, at: Place, yaw: float, detail: bool = True) -> Non
               _LAMP.but(colour=(0.4, 0.02, 0.02)))  # fmt: skip
     for end in (1, -1):
         b.add("box", (end * (length / 2 - 0.02), 0, 0.45), (0.05, 0.26, 0.06), _LAMP.but(colour=(0.7, 0.7, 0.65)))
-
-
-def palette_glass(paint: Material) -> Material:
-    """The cabin: pillars in the colour of the body, windows between them."""
-    return paint.but(glass="cabin")
 
 
 def truck(b: Builder, rng: Rng, at: Place, yaw: float) -> None:
@@ -102,8 +103,8 @@ def tree(b: Builder, rng: Rng, at: Place, size: float = 1.0, blobs: int = 9, lea
         angle, r = rng.uniform(0, 6.28), spread * np.sqrt(rng.uniform(0, 0.8))
         z = rng.uniform(stem, height)
         taper = 1.0 - 0.5 * (z - stem) / (height - stem)
-        half = np.array([1, 1, rng.uniform(0.6, 0.9)]) * spread * rng.uniform(0.3, 0.6)
-        cut = Cut("foliage", rng.uniform(0.2, 0.5), clump, float(0.35 * half[0]), rng.uniform(0.06, 0.16))
+        half = np.array([1, 1, rng.uniform(0.6, 0.9)]) * spread * rng.uniform(0.3, 0.6) * (9 / blobs) ** 0.3
+        cut = Cut("foliage", rng.uniform(0.15, 0.45), clump, float(0.5 * half[0]), rng.uniform(0.04, 0.12))
         b.add("ellipsoid", (r * taper * np.cos(angle), r * taper * np.sin(angle), z), half, leaf, rng.uniform(0, 3), cut=cut)
 
 
@@ -111,9 +112,9 @@ def bush(b: Builder, rng: Rng, at: Place, size: float) -> None:
     """A bush of a few rough, porous balls."""
     b.place(at, rng.uniform(0, 6.28))
     leaf = palette.leaves(rng)
-    for _ in range(int(rng.integers(1, 4))):
-        half = size * rng.uniform(0.5, 1.0, 3) * np.array([1, 1, 0.8])
-        cut = Cut("foliage", rng.uniform(0.1, 0.45), rng.uniform(0.2, 0.7) * size, float(0.3 * half[0]), rng.uniform(0.03, 0.1))
+    for _ in range(int(rng.integers(2, 6))):
+        half = size * rng.uniform(0.35, 0.9, 3) * np.array([1, 1, 0.8])
+        cut = Cut("foliage", rng.uniform(0.1, 0.45), rng.uniform(0.2, 0.7) * size, float(0.5 * half[0]), rng.uniform(0.02, 0.06))
         b.add("ellipsoid", (*rng.normal(0, size * 0.5, 2), half[2] * 0.7), half, leaf, rng.uniform(0, 3), cut=cut)
 
 
@@ -129,10 +130,23 @@ def grass_tuft(b: Builder, rng: Rng, at: Place, size: float) -> None:
     """Crossed cards of grass blades."""
     b.place(at, rng.uniform(0, 6.28))
     leaf = palette.leaves(rng)
-    height = size * rng.uniform(0.5, 1.2)
+    height = size * rng.uniform(0.25, 0.7)
     for k in range(2):
-        cut = Cut("blades", rng.uniform(0.03, 0.12), rng.uniform(0.4, 0.9), height / 2)
+        cut = Cut("blades", rng.uniform(0.01, 0.05), rng.uniform(0.4, 0.9), height / 2)
         b.add("box", (0, 0, height / 2 - 0.03), (size, 0.004, height / 2), leaf, k * 1.4, cut=cut)
+
+
+def thicket(b: Builder, rng: Rng, at: Place, yaw: float, length: float, height: float) -> None:
+    """A wall of leaves along x: the edge of a wood or an overgrown verge, lumpy at every scale."""
+    b.place(at, yaw)
+    leaf = palette.leaves(rng)
+    clump, fine = rng.uniform(0.2, 0.5) * height, rng.uniform(0.02, 0.05) * max(1.0, height / 3)
+    for x in np.arange(-length / 2, length / 2, 0.45 * height):
+        half = height * rng.uniform((0.3, 0.2, 0.35), (0.6, 0.5, 0.6))
+        cut = Cut("foliage", rng.uniform(0.1, 0.35), float(clump), float(0.6 * half[1]), float(fine))
+        mixed = leaf if rng.random() < 0.7 else palette.leaves(rng)
+        where = (x, rng.normal(0, 0.2) * height, half[2] * rng.uniform(0.6, 1.0))
+        b.add("ellipsoid", where, half, mixed, rng.uniform(0, 3), cut=cut)
 
 
 def person(b: Builder, rng: Rng, at: Place, yaw: float) -> None:

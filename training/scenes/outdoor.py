@@ -78,9 +78,12 @@ def _frontage(b: Builder, rng: Rng, road: Road, side: int, line: float, kerb: fl
         if rng.random() < density:
             objects.building(b, rng, road.place(middle, side * (line + setback), kerb - 0.2), yaw, length, middle < 50)
         elif rng.random() < 0.8:
+            if rng.random() < 0.4:
+                at = road.place(middle, side * (line + rng.uniform(1.5, 4)))
+                objects.thicket(b, rng, at, yaw, length, rng.uniform(1.5, 5))
             for _ in range(int(rng.integers(1, 3))):
                 at = road.place(along + rng.uniform(0, length), side * (line + rng.uniform(2, 10)))
-                objects.tree(b, rng, at, rng.uniform(0.7, 1.3), int(rng.integers(4, 9)))
+                objects.tree(b, rng, at, rng.uniform(0.7, 1.3), _blobs(rng, along))
         if setback > 1.5 and rng.random() < 0.7:
             border = objects.hedge if rng.random() < 0.4 else objects.fence
             border(b, rng, road.place(middle, side * (line + 0.3), kerb), yaw, length)
@@ -97,7 +100,12 @@ def _parked(b: Builder, rng: Rng, road: Road, side: int, edge: float, complexity
         along += rng.uniform(5.2, 6.6)
 
 
-def _traffic(b: Builder, rng: Rng, road: Road, complexity: float) -> None:
+def _blobs(rng: Rng, distance: float) -> int:
+    """Parts of a crown: more where they can be seen."""
+    return int(rng.integers(8, 18) if distance < 25 else rng.integers(4, 9))
+
+
+def _traffic(b: Builder, rng: Rng, road: Road, complexity: float, fast: bool = False) -> None:
     lanes = max(1, round(2 * road.half / road.lane))
     taken = []
     for _ in range(rng.poisson(2.2 * complexity)):
@@ -109,11 +117,11 @@ def _traffic(b: Builder, rng: Rng, road: Road, complexity: float) -> None:
         yaw = road.direction(along) + (np.pi if lane > 0 else 0) + rng.normal(0, 0.03)
         at = road.place(along, lane + rng.normal(0, 0.2))
         what = rng.random()
-        if what < 0.75:
+        if what < 0.75 or fast and what > 0.93:
             objects.car(b, rng, at, yaw, along < 35)
-        elif what < 0.88 and along > 14:
+        elif along > 14 and (fast or what < 0.88):
             objects.truck(b, rng, at, yaw)
-        else:
+        elif not fast:
             objects.bicycle(b, rng, at, yaw, True)
 
 
@@ -133,7 +141,7 @@ def _furniture(
         elif what < 0.37:
             objects.sign(b, rng, at_kerb, yaw)
         elif what < 0.55 and row:
-            objects.tree(b, rng, at_kerb, rng.uniform(0.6, 1.1), int(rng.integers(4, 9)), rng.random() < 0.9)
+            objects.tree(b, rng, at_kerb, rng.uniform(0.6, 1.1), _blobs(rng, along), rng.random() < 0.9)
         elif what < 0.75:
             objects.person(b, rng, anywhere, rng.uniform(0, 6.28))
         elif what < 0.82:
@@ -179,7 +187,8 @@ def highway(rng: Rng, complexity: float) -> World:
                 at = road.place(start + 6, side * (road.half + rng.uniform(0.6, 0.7)))
                 objects.guard_rail(b, rng, at, road.direction(start + 6), 12.05)
         _verge(b, rng, road, side, complexity)
-    _traffic(b, rng, road, 2.2 * complexity)
+    _traffic(b, rng, road, 2.2 * complexity, fast=True)
+    _horizon(b, rng, road)
     if rng.random() < 0.3:
         along, steel = rng.uniform(25, 70), palette.metal(rng)
         b.place(road.place(along, 0), road.direction(along))
@@ -197,14 +206,16 @@ def _verge(b: Builder, rng: Rng, road: Road, side: int, complexity: float) -> No
         along = float(np.exp(rng.uniform(np.log(6), np.log(100))))
         left = side * (road.half + distance + rng.exponential(3))
         if rng.random() < 0.55:
-            objects.tree(b, rng, road.place(along, left), rng.uniform(0.6, 1.3), int(rng.integers(3, 7)))
+            objects.tree(b, rng, road.place(along, left), rng.uniform(0.6, 1.3), _blobs(rng, along))
         else:
             objects.bush(b, rng, road.place(along, left), rng.uniform(0.5, 1.8))
     for _ in range(rng.poisson(3 * complexity)):
         along = rng.uniform(8, 80)
         thing = objects.pole if rng.random() < 0.6 else objects.sign
         thing(b, rng, road.place(along, side * (road.half + rng.uniform(1, 3))), road.direction(along))
-    if rng.random() < 0.25:
+    if wooded:
+        _wood_edge(b, rng, road, side * (road.half + distance + 2), rng.uniform(1.5, 7))
+    elif rng.random() < 0.4:
         height = rng.uniform(2, 5)
         for start in range(0, 90, 18):
             b.place(road.place(start + 9, side * (road.half + 2.5)), road.direction(start + 9))
@@ -222,13 +233,17 @@ def nature(rng: Rng, complexity: float) -> World:
     ground = Ground(True, slope, waves, earth if path else grass, grass, lanes if path else (0.0,) * 5)
     b, road = Builder(), Road(ground)
     clear, wood = rng.uniform(1.5, 5), rng.random() < 0.5
+    for side in (1, -1):
+        if rng.random() < 0.65:
+            _wood_edge(b, rng, road, side * (clear + rng.exponential(4) + 1.5), float(np.exp(rng.uniform(np.log(0.8), np.log(5)))))
+    _horizon(b, rng, road)
     for _ in range(rng.poisson((11 if wood else 5) * complexity)):
         at = _beside(rng, road, clear, 60)
-        objects.tree(b, rng, at, rng.uniform(0.5, 1.3), int(rng.integers(4, 10)), rng.random() < 0.75)
+        objects.tree(b, rng, at, rng.uniform(0.5, 1.3), _blobs(rng, at[0]), rng.random() < 0.75)
     for _ in range(rng.poisson(12 * complexity)):
         objects.bush(b, rng, _beside(rng, road, clear * 0.8, 45), float(np.exp(rng.uniform(np.log(0.25), np.log(1.8)))))
-    for _ in range(rng.poisson(14 * complexity)):
-        objects.grass_tuft(b, rng, _beside(rng, road, 0.5, 14), rng.uniform(0.15, 0.8))
+    for _ in range(rng.poisson(22 * complexity)):
+        objects.grass_tuft(b, rng, _beside(rng, road, 0.3, 12), rng.uniform(0.2, 1.0))
     for _ in range(rng.poisson(3 * complexity)):
         b.place(_beside(rng, road, 1.0, 25), rng.uniform(0, 6.28), rng.normal(0, 0.3), rng.normal(0, 0.3))
         size = rng.uniform(0.1, 0.6)
@@ -241,6 +256,29 @@ def nature(rng: Rng, complexity: float) -> World:
         objects.fence(b, rng, road.place(along, rng.choice([-1, 1]) * rng.uniform(2, 8)), rng.uniform(0, 3.14), rng.uniform(4, 14))
     eye = (0.0, 0.0, ground.height(0, 0) + rng.uniform(0.4, 1.6))
     return finish(b, ground, daylight(rng), eye, _tilt(rng, 1.8))
+
+
+def _wood_edge(b: Builder, rng: Rng, road: Road, left: float, height: float) -> None:
+    """Thickets along the road at about this distance, with gaps."""
+    full, start = rng.uniform(0.5, 1.0), rng.uniform(1.0, 6.0)
+    while start < 75:
+        length = rng.uniform(3, 6) * max(1.0, height / 2)
+        if rng.random() < full:
+            at = road.place(start + length / 2, left + np.sign(left) * rng.uniform(0, 1.5 + 0.5 * height))
+            objects.thicket(b, rng, at, road.direction(start), length, height * rng.uniform(0.7, 1.3))
+        start += length
+
+
+def _horizon(b: Builder, rng: Rng, road: Road) -> None:
+    """A row of trees or buildings far ahead."""
+    if rng.random() < 0.75:
+        for _ in range(int(rng.integers(1, 4))):
+            along, left = rng.uniform(45, 100), rng.normal(0, 25)
+            at = road.place(along, left)
+            if rng.random() < 0.8:
+                objects.thicket(b, rng, at, rng.uniform(1.2, 1.9), rng.uniform(15, 50), rng.uniform(4, 12))
+            else:
+                objects.building(b, rng, at, -np.pi / 2 + rng.normal(0, 0.5), rng.uniform(8, 25), False)
 
 
 def _beside(rng: Rng, road: Road, clear: float, far: float) -> tuple[float, float, float]:

@@ -81,11 +81,11 @@ def draw_beams(camera: Camera, indoors: bool, rng: Rng) -> Tuple[Beams, ...]:
 
 def _offset(rng: Rng, indoors: bool) -> npt.NDArray[np.float64]:
     """Where the sensor sits from the camera: forward, left, up (m)."""
-    if indoors or rng.random() < 0.2:
+    if indoors or rng.random() < 0.25:
         return rng.uniform((-0.12, -0.12, -0.05), (0.08, 0.12, 0.2))
-    if rng.random() < 0.5:
-        # Beside and somewhat above the camera, as on most research cars.
-        return rng.uniform((-0.4, -0.5, 0.02), (0.1, 0.5, 0.4))
+    if rng.random() < 0.7:
+        # Close to the camera and a little above, as on most research cars.
+        return rng.normal((-0.15, 0.0, 0.12), (0.2, 0.15, 0.12))
     return rng.uniform((-1.0, -0.8, 0.0), (1.0, 0.8, 1.2))
 
 

@@ -33,10 +33,10 @@ def develop(light: npt.NDArray[np.float32], rng: Rng) -> npt.NDArray[np.uint8]:
     image = np.clip(image, 0, None)
     image = np.where(image > 0.7, 0.7 + 0.3 * np.tanh((image - 0.7) / 0.3), image)
     image = cv2.pow(image, 1.0 / rng.uniform(1.9, 2.4))
-    gain = rng.uniform(0.85, 1.2)
+    gain = rng.uniform(0.95, 1.5)
     image = (image - 0.4) * gain + 0.4
     grey = image.mean(2, keepdims=True)
-    image = grey + (image - grey) * np.float32(rng.uniform(0.6, 1.3))
+    image = grey + (image - grey) * np.float32(rng.uniform(0.7, 1.7))
     picture = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 97))])

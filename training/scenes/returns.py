@@ -98,7 +98,7 @@ def measured(echoes: Echoes, second: Echoes, of: npt.NDArray[np.int64], beams: B
     strength = _signal(r, echoes, faults.far, close)
     lost = rng.random(count) < np.clip(faults.drop * strength, 0.0, 1.0)
     glass = echoes.glass & (rng.random(count) < min(1.0, faults.drop * 1.5))
-    through = glass & (rng.random(count) < 0.2)
+    through = glass & (rng.random(count) < 0.12)
     # A beam through a window comes back from inside, or not at all.
     r[through] += rng.uniform(0.3, 2.0, int(through.sum()))
     r[(glass & ~through) | lost] = np.inf

@@ -29,6 +29,7 @@ WORLDS = {
 DEPTH_RANGE_M = (0.3, 120.0)
 _LAYOUT, _CAMERA, _PHOTO, _SCAN = 0, 1, 2, 16
 _BEAM_TILE = 128
+_ATTEMPTS = 6
 
 
 def _rng(seed: int, stream: int) -> Rng:
@@ -83,12 +84,29 @@ def _check(seed: int, size: Tuple[int, int], config: SceneConfig) -> None:
 
 
 def _draw(seed: int, size: Tuple[int, int], config: SceneConfig) -> Tuple[str, World, Camera]:
+    """Kind, world and camera of a seed; a view that shows next to nothing is drawn again."""
     rng = _rng(seed, _LAYOUT)
     names = [name for name in KINDS if config.kinds.get(name, 0) > 0]
     weights = np.array([config.kinds[name] for name in names], np.float64)
     kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    world = WORLDS[kind](rng, float(rng.uniform(*config.complexity)))
-    return kind, world, draw_camera(world, _rng(seed, _CAMERA), size)
+    lens = _rng(seed, _CAMERA)
+    for _ in range(_ATTEMPTS):
+        world = WORLDS[kind](rng, float(rng.uniform(*config.complexity)))
+        camera = draw_camera(world, lens, size)
+        if _worth_seeing(world, camera):
+            break
+    return kind, world, camera
+
+
+def _worth_seeing(world: World, camera: Camera) -> bool:
+    """True unless something fills the view from very near, or there is hardly anything in it."""
+    rays = pixel_rays(camera)[0][:, 8::20, 8::32]
+    tiles = np.ascontiguousarray(rays.reshape(3, 1, -1))
+    hits = cast_tiles(world.table, world.ground, camera.eye.astype(np.float32), torch.from_numpy(tiles), camera.view(),
+                      perspective_rects(camera.axes, tiles))  # fmt: skip
+    t, what = hits.t.numpy(), hits.what.numpy()
+    close, least = (0.6, 8) if world.indoors else (2.2, 5)
+    return bool((t < close).mean() < 0.12 and np.isinf(t).mean() < 0.7 and len(np.unique(what)) >= least)
 
 
 def _sun_view(world: World) -> View:

@@ -28,7 +28,7 @@ def contact_sheet(scenes: Sequence[Scene]) -> Picture:
         sky = np.isinf(scene.depth).mean()
         cells = [
             _labelled(picture, f"seed {scene.seed}: {scene.kind}, f {scene.K[0, 0]:.0f} px"),
-            _labelled(colour_depth(np.where(np.isfinite(scene.depth), scene.depth, 0)), f"depth, sky {sky:.0%}"),
+            _labelled(_depth_picture(scene.depth), f"depth {_range(scene.depth)}, sky {sky:.0%}"),
         ]
         cells += [_sweep(picture, scene, scan) for scan in scene.scans]
         rows.append(_side_by_side(cells))
@@ -36,6 +36,22 @@ def contact_sheet(scenes: Sequence[Scene]) -> Picture:
     padded = [cv2.copyMakeBorder(r, 0, _GAP, 0, width - r.shape[1], cv2.BORDER_CONSTANT) for r in rows]
     sheet: Picture = np.concatenate(padded)
     return sheet
+
+
+def _depth_picture(depth: FloatArray) -> Picture:
+    """Log depth in colours, red near to blue far, spread over what the scene holds."""
+    known = np.isfinite(depth) & (depth > 0)
+    z = np.log(np.where(known, depth, 1.0))
+    low, high = np.percentile(z[known], (1, 99)) if known.any() else (0.0, 1.0)
+    level = np.clip((high - z) / max(high - low, 1e-3), 0, 1) * 255
+    coloured = cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    shown: Picture = np.where(known[..., None], coloured, np.uint8(0))
+    return shown
+
+
+def _range(depth: FloatArray) -> str:
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    return "none" if not len(known) else f"{known.min():.1f} to {known.max():.0f} m"
 
 
 def behind(points: FloatArray, scene: Scene) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

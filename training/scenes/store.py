@@ -26,6 +26,8 @@ from mf_training.scenes.scene import make_scene
 from mf_training.scenes.types import FloatArray, LidarScan, Scene, SceneConfig
 
 FORMAT = 1
+# Raised whenever a seed gives another scene than before, so that old files are not taken for new ones.
+GENERATOR = 2
 _DEPTH_UNIT_M = 6.0
 _SLOPE = 4.0
 _NEAREST, _FARTHEST = float(np.log(0.1)), float(np.log(300.0))
@@ -106,7 +108,7 @@ class SceneStore:
     ) -> None:
         self.path: Optional[Path] = None if path is None else Path(path)
         self._arguments = {"size": size, "device": device, "scans": scans, "config": config}
-        recipe = json.dumps([FORMAT, *size, scans, dataclasses.asdict(config)], sort_keys=True)
+        recipe = json.dumps([FORMAT, GENERATOR, *size, scans, dataclasses.asdict(config)], sort_keys=True)
         self._tag = hashlib.sha256(recipe.encode()).hexdigest()[:8]
         if self.path is not None:
             try:

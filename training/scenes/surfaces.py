@@ -38,9 +38,13 @@ def clumps(p: Point, size: Part, phase: Part) -> Tensor:
     return 0.5 + 0.125 * (a + b + c + e)
 
 
-def foliage(p: Point, cut: Tuple[Part, Part, Part, Part], phase: Part) -> Tuple[Tensor, Tensor]:
-    """Leaves: (open, extra depth in metres) at the points."""
+def foliage(p: Point, cut: Tuple[Part, Part, Part, Part], phase: Part, chord: Tensor) -> Tuple[Tensor, Tensor]:
+    """Leaves: (open, extra depth in metres) at the points; ``chord`` is the way of the ray inside the shape, metres.
+
+    A short way through the rim meets few leaves, so outlines are ragged.
+    """
     share, size, rough, leaf = cut
+    share = share + 0.55 / (1.0 + (1.5 * chord / size) ** 2)
     field = clumps(p, size, phase)
     cell = hash_cells(p[0] / leaf, p[1] / leaf, p[2] / leaf, phase)
     return field + 0.5 * (cell - 0.5) > 1.0 - share, rough * (field + 0.35 * cell)

@@ -68,7 +68,7 @@ def daylight(rng: Rng) -> Light:
     visibility = float(np.exp(rng.uniform(np.log(60), np.log(800)))) if rng.random() < 0.25 else 4000.0
     return Light(
         _triple(sun), _triple(warm * strength), _triple(above), _triple(below), 3.0 / visibility, _triple(horizon * 0.85),
-        _triple(zenith), _triple(horizon), float(rng.uniform(0, 1.0) if mood != 1 else 1.3), float(rng.uniform(0, 0.3)),
+        _triple(zenith), _triple(horizon), float(rng.uniform(0, 1.0) if mood != 1 else 1.3),
     )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def lamplight(rng: Rng) -> Light:
     sun = (np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height))
     above, below = tint * 0.55 * level, tint * level * rng.uniform(0.2, 0.4)
     return Light(_triple(sun), _triple(tint * level * rng.uniform(0.2, 0.8)), _triple(above), _triple(below), 0.0,
-                 (0.5, 0.5, 0.5), _triple(above), _triple(above * 1.5), 0.3, float(rng.uniform(0, 0.15)))  # fmt: skip
+                 (0.5, 0.5, 0.5), _triple(above), _triple(above * 1.5), 0.3)  # fmt: skip
 
 
 def _triple(values: object) -> tuple[float, float, float]:
