@@ -48,7 +48,10 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
 
     def runner(command: str, *args: Any) -> Outcome:
         given = [command, *map(str, args)]
-        for name, option, value in (("replay", "--out", str(tmp_path / "out")), ("evaluate", "--lines", "4")):
+        # The engine that is the same on every machine, whatever networks and libraries are installed.
+        defaults = (("replay", "--out", str(tmp_path / "out")), ("evaluate", "--lines", "4"))
+        defaults += tuple((name, "--engine", "classical") for name in ("replay", "evaluate"))
+        for name, option, value in defaults:
             if command == name and option not in given:
                 given += [option, value]
         capsys.readouterr()

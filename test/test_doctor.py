@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mf_ros.cli.doctor import diagnose, render
-from mf_ros.cli.environment import Facts, Module, Script, gather, probe, shebang
+from mf_ros.cli.environment import Engine, Facts, Module, Script, gather, probe, probe_engine, shebang
 from mf_ros.findings import Finding
 
 HEALTHY_MODULES = {
@@ -109,6 +109,18 @@ TROUBLES = {
         "warning",
         "no GPU is seen",
         "nvidia-smi",
+    ),
+    "an engine that does not start": (
+        replace(ROBOT, engine=Engine(error="mf_ros.errors.ModelError: The self-test failed")),
+        "error",
+        "The self-test failed",
+        "--engine classical",
+    ),
+    "no network runs": (
+        replace(ROBOT, engine=Engine("classical", {"device": "cpu"}, ("No network can run: no onnxruntime.",))),
+        "warning",
+        "no onnxruntime",
+        "mf_ros[onnx]",
     ),
     "ROS not sourced": (
         replace(without_module(ROBOT, "rclpy"), ros_variables={}),
@@ -231,3 +243,18 @@ def test_facts_of_this_machine_name_this_python() -> None:
     assert facts.executable == sys.executable
     assert facts.modules["numpy"].version
     assert not facts.modules["numpy"].error
+
+
+def test_says_which_engine_runs_on_what_and_what_its_self_test_said() -> None:
+    details = {"weights": "/w", "library": "onnxruntime 1.31", "device": "CUDAExecutionProvider", "self_test": "passed"}
+    facts = replace(ROBOT, engine=Engine("mf-nano", details))
+    assert diagnose(facts) == []
+    assert "mf-nano: onnxruntime 1.31, CUDAExecutionProvider, self-test passed" in render(facts, [])
+
+
+def test_the_default_engine_is_tried_in_its_own_process() -> None:
+    engine = probe_engine(sys.executable)
+    assert engine.name and not engine.error
+    # Without a network that runs there is a reason; with one there is a self-test.
+    assert engine.warnings if engine.name == "classical" else "passed" in engine.details["self_test"]
+    assert "No such file" in probe_engine("/nowhere/python3").error

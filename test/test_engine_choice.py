@@ -171,7 +171,7 @@ def test_a_silent_fall_to_the_cpu_is_told_or_refused(
         backend = OnnxBackend(loaded, EngineConfig(device="auto"))
     assert backend.describe()["device"] == "CPUExecutionProvider"
     assert "could not start CUDAExecutionProvider" in caplog.text
-    with pytest.raises(ModelError, match="could not start CUDAExecutionProvider.*mf-ros doctor"):
+    with pytest.raises(ModelError, match=r"could not start CUDAExecutionProvider.*mf-ros doctor"):
         OnnxBackend(loaded, EngineConfig(device="cuda"))
 
 

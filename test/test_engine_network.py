@@ -7,14 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from model_folders import frame, sparse_of, tiny_model
+from pipeline_runs import run
+from wall_scene import MedianEngine, camera_info, cloud, extrinsics, tf
+from wall_scene import image as camera_image
 
 from mf_ros.core.conditioning import condition, confidence, to_depth
-from mf_ros.core.config import EngineConfig
+from mf_ros.core.config import Config, EngineConfig
 from mf_ros.core.types import DepthEstimate
 from mf_ros.engine import make_engine
 from mf_ros.engine.backend import StepInput, StepOutput
 from mf_ros.engine.bundle import load_bundle
 from mf_ros.engine.network import NetworkEngine, complete, denoise, step_levels
+from mf_ros.engine.pipeline import DepthPipeline
 from mf_ros.errors import MessageError, ModelError
 
 
@@ -211,4 +215,25 @@ def test_reports_say_what_runs(onnx: NetworkEngine) -> None:
     details = onnx.describe()
     assert details["device"] == "CPUExecutionProvider" and details["library"].startswith("onnxruntime")
     assert details["weights"] == str(tiny_model()) and details["licence"] == "Apache-2.0"
-    assert engine("torch").describe()["precision"] == "float32"
+    assert "passed" in details["self_test"]
+    assert engine("torch", self_test=False).describe()["self_test"] == "not run"
+
+
+class CountsResets(MedianEngine):
+    resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def test_the_pipeline_makes_the_engine_forget_when_time_jumps_back() -> None:
+    counting = CountsResets()
+    pipeline = DepthPipeline(Config(), counting, 1)
+    pipeline.on_camera_info(camera_info())
+    pipeline.on_transforms(tf(extrinsics()), static=True)
+    for numbers, resets in (((50, 51), 0), ((0, 1), 1), ((2,), 1)):
+        for number in numbers:
+            pipeline.on_sweep(0, cloud(number))
+            pipeline.on_image(camera_image(number))
+        run(pipeline)
+        assert counting.resets == resets

@@ -60,9 +60,8 @@ def test_the_graph_takes_any_size_in_patches_and_refuses_others() -> None:
     for height, width in ((16, 16), (48, 208), (160, 32)):
         depth, log_scale = session.run(["clean_depth", "log_scale"], random_input(height, width)._asdict())
         assert depth.shape == log_scale.shape == (1, 1, height, width)
-    sides = [
-        axis.dim_param for axis in onnx.load(tiny_model() / "model.onnx").graph.input[0].type.tensor_type.shape.dim
-    ]
+    image = onnx.load(tiny_model() / "model.onnx").graph.input[0]
+    sides = [axis.dim_param for axis in image.type.tensor_type.shape.dim]
     assert sides[2:] == ["16*rows", "16*cols"]
 
 
@@ -91,7 +90,7 @@ def test_the_best_checkpoint_of_a_run_is_taken_else_the_last(tmp_path: Path) -> 
 
 def test_averaged_weights_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[float] = []
-    monkeypatch.setattr(export, "export_network", lambda net, out, **more: taken.append(float(net.levels.image_gate)))
+    monkeypatch.setattr(export, "export_network", lambda net, out, **more: taken.append(net.levels.image_gate.item()))
     tensors = {"model": network(1).state_dict(), "ema": network(2).state_dict()}
     export_run(save_checkpoint(tmp_path, 5, tensors, STATE), tmp_path / "out")
     assert taken == [2.0]
@@ -142,7 +141,7 @@ def test_weights_of_a_training_that_diverged_are_refused() -> None:
 def test_every_file_is_of_the_same_rounded_weights() -> None:
     made = network(1 / 3)
     round_to_half(made)
-    assert float(made.levels.image_gate) == np.float16(1 / 3)
+    assert made.levels.image_gate.item() == np.float16(1 / 3)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_the_command_exports_and_refuses_in_one_line(run, tmp_path: Path, quick: None) -> None:
     save_checkpoint(tmp_path / "run", 5, {"ema": network(1).state_dict()}, STATE)
     outcome = run("export", tmp_path / "run", "--out", tmp_path / "model")
-    assert outcome.code == 0 and "differs from torch by up to" in outcome.output
+    assert outcome.code == 0 and "differs from torch by up to" in outcome.out
     outcome = run("export", tmp_path / "nothing", "--out", tmp_path / "model")
     assert outcome.code == 2 and "no run and no checkpoint" in outcome.error
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Iterator, Optional, Sequence, Tuple, cast
+from typing import Annotated, Any, Iterator, Mapping, Optional, Sequence, Tuple, cast
 
 import tyro
 
@@ -104,6 +104,12 @@ class BagOptions(SettingsOptions):
         except TopicError as error:
             options = "--image-topic, --camera-info-topic and --points-topic"
             raise TopicError(f"{error} (Topics are named with {options}.)") from error
+
+
+def engine_text(name: str, details: Mapping[str, str]) -> str:
+    """An engine's name and, where a network runs, on what."""
+    shown = [details[key] for key in ("library", "device", "precision") if "library" in details]
+    return f"{name} on {', '.join(shown)}" if shown else name
 
 
 def with_engine(config: Config, name: Optional[str]) -> Config:

@@ -50,7 +50,7 @@ class Doctor(Options):
 
 def diagnose(facts: Facts) -> List[Finding]:
     """All findings about an installation, the worst first."""
-    rules = (_python, _packages, _onnxruntime, _numpy_and_cv_bridge, _ros, _rclpy, _scripts)
+    rules = (_python, _packages, _onnxruntime, _engine, _numpy_and_cv_bridge, _ros, _rclpy, _scripts)
     return worst_first(finding for rule in rules for finding in rule(facts))
 
 
@@ -69,6 +69,14 @@ def render(facts: Facts, findings: List[Finding]) -> str:
         state = f"broken: {module.error}" if module.error else module.version or "present"
         providers = f"  providers: {', '.join(module.providers)}" if module.providers else ""
         lines.append(f"{name:<12} {state}{providers}")
+    if facts.engine is not None:
+        shown = ("library", "device", "precision", "self_test")
+        details = [
+            f"{key.replace('_', '-')} {value}" if key == "self_test" else value
+            for key, value in facts.engine.details.items()
+            if key in shown
+        ]
+        lines.append(f"engine       {facts.engine.name or 'none'}: {', '.join(details) or facts.engine.error}")
     lines.append("")
     lines += lines_of(findings) or ["Nothing is wrong."]
     return "\n".join(lines)
@@ -137,6 +145,24 @@ def _onnxruntime(facts: Facts) -> Iterator[Finding]:
             "warning",
             "onnxruntime is the GPU build, but no GPU is seen; models will run on the CPU.",
             "Check nvidia-smi; in a container, start it with --gpus all (or --runtime nvidia).",
+        )
+
+
+def _engine(facts: Facts) -> Iterator[Finding]:
+    if facts.engine is None:
+        return
+    if facts.engine.error:
+        yield Finding(
+            "error",
+            f"The engine cannot be started: {facts.engine.error}",
+            "Run mf-ros replay with --debug for the whole story; --engine classical works without a network.",
+        )
+    for text in facts.engine.warnings:
+        yield Finding(
+            "warning",
+            text,
+            "Run: pip install 'mf_ros[onnx]' ('mf_ros[onnx-gpu]' with an NVIDIA GPU) if it is missing; with "
+            "engine.name onnx or torch, mf-ros replay says what else is wrong.",
         )
 
 

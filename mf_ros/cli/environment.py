@@ -13,7 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 PROBED_MODULES = (
     "numpy",
@@ -53,6 +53,38 @@ if sys.argv[1] == "onnxruntime":
     answer["providers"] = module.get_available_providers()
 print("\\n" + json.dumps(answer))
 """
+
+
+# The engine that the default settings come to, tried as a command would: it may end the process as well.
+_ENGINE_PROBE = """
+import json, logging
+warnings = []
+class Collect(logging.Handler):
+    def emit(self, record):
+        warnings.append(record.getMessage())
+logging.getLogger().addHandler(Collect(logging.WARNING))
+from mf_ros.core.config import EngineConfig
+from mf_ros.engine import make_engine
+engine = make_engine(EngineConfig())
+print("\\n" + json.dumps({"name": engine.name, "details": engine.describe(), "warnings": warnings}))
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine that runs where nothing else is asked for.
+
+    Attributes:
+        name: its name; "" when making it failed.
+        details: what it runs on, and what its self-test said.
+        warnings: what was said while it was chosen.
+        error: why there is none.
+    """
+
+    name: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,7 @@ class Facts:
     in_venv: bool = False
     sees_system_packages: bool = True
     modules: Mapping[str, Module] = field(default_factory=dict)
+    engine: Optional[Engine] = None
     onnx_distributions: Tuple[str, ...] = ()
     gpus: Tuple[str, ...] = ()
     jetson: bool = False
@@ -123,6 +156,7 @@ def gather() -> Facts:
         in_venv=sys.prefix != sys.base_prefix,
         sees_system_packages=_sees_system_packages(),
         modules=modules,
+        engine=None if any(_unusable(modules, name) for name in ("numpy", "cv2")) else probe_engine(sys.executable),
         onnx_distributions=_onnx_distributions(),
         gpus=nvidia_gpus(),
         jetson=any(Path(sign).exists() for sign in JETSON_SIGNS),
@@ -136,9 +170,26 @@ def gather() -> Facts:
 
 def probe(module: str, interpreter: str) -> Module:
     """Import a module in a fresh process of a Python interpreter and report what came of it."""
+    answer = _answer([interpreter, "-c", _PROBE, module], "the import")
+    if isinstance(answer, str):
+        return Module(error=answer)
+    version = answer["version"] or _distribution_version(module)
+    return Module(version, answer["origin"], providers=tuple(answer.get("providers", ())))
+
+
+def probe_engine(interpreter: str) -> Engine:
+    """Make the default engine in a fresh process of a Python interpreter and report what came of it."""
+    answer = _answer([interpreter, "-c", _ENGINE_PROBE], "starting the engine")
+    if isinstance(answer, str):
+        return Engine(error=answer)
+    return Engine(answer["name"], answer["details"], tuple(answer["warnings"]))
+
+
+def _answer(command: List[str], what: str) -> Union[Dict[str, Any], str]:
+    """What a process prints as JSON in its last line, or why it did not."""
     try:
         done = subprocess.run(
-            [interpreter, "-c", _PROBE, module],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -147,15 +198,18 @@ def probe(module: str, interpreter: str) -> Module:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Module(error="importing it takes more than a minute")
+        return f"{what} takes more than a minute"
     except OSError as error:
-        return Module(error=str(error))
+        return str(error)
     if done.returncode == 0:
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-        version = answer["version"] or _distribution_version(module)
-        return Module(version, answer["origin"], providers=tuple(answer.get("providers", ())))
+        answer: Dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return answer
     lines = done.stderr.strip().splitlines()
-    return Module(error=lines[-1] if lines else f"the import ended with status {done.returncode}")
+    return lines[-1] if lines else f"{what} ended with status {done.returncode}"
+
+
+def _unusable(modules: Mapping[str, Module], name: str) -> bool:
+    return name not in modules or bool(modules[name].error)
 
 
 def shebang(script: Path) -> str:

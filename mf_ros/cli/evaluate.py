@@ -17,7 +17,7 @@ import tyro
 from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import colour_depth, draw_returns
-from mf_ros.cli.bag_options import BagOptions, Folder, Word, with_engine
+from mf_ros.cli.bag_options import BagOptions, Folder, Word, engine_text, with_engine
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
 from mf_ros.engine import make_engine
@@ -61,13 +61,14 @@ class Evaluate(BagOptions):
         """Evaluate and print the tables; 1 when nothing could be scored."""
         lines = parse_lines(self.lines)
         config = with_engine(self.checked_settings(), self.engine)
-        engine = make_engine(config.engine)
-        hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
+            engine = make_engine(config.engine)
+            hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
             records = evaluate(frames, lines, engine, config=config, hook=hook)
         if self.json:
             print_json([as_json(record) for record in records])
         else:
+            print(f"engine {engine_text(engine.name, engine.describe())}\n")
             print("\n".join(as_text(records, engine.name)))
         return OK if records else FINDINGS
 

@@ -11,7 +11,7 @@ import tyro
 
 from mf_ros.bags.replay import OUTPUT_NAME, SUMMARY_NAME, replay
 from mf_ros.bags.report import REPORT_NAME, write_report
-from mf_ros.cli.bag_options import BagOptions, Word, with_engine
+from mf_ros.cli.bag_options import BagOptions, Word, engine_text, with_engine
 from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, one_line, print_json, progress
 from mf_ros.engine import make_engine
 from mf_ros.errors import BagError
@@ -42,10 +42,11 @@ class Replay(BagOptions):
     def run(self) -> int:
         """Replay the bag, write the report, print the summary."""
         config = with_engine(self.checked_settings(), self.engine)
-        engine = make_engine(config.engine)
         with self.open() as recording:
             topics = self.choose(recording)
             _require_other_file(self.bag, self.out / OUTPUT_NAME)
+            # What is wrong with the bag is told first: loading a network takes a while.
+            engine = make_engine(config.engine)
             with progress("replaying") as advance:
                 result = replay(recording, topics, config, self.out, engine, progress=advance)
         write_report(result, self.out)
@@ -87,7 +88,8 @@ def _require_other_file(bags: Sequence[str], target: Path) -> None:
 
 def as_text(summary: Dict[str, Any], out: Path) -> List[str]:
     """The summary as lines for people."""
-    lines = [f"{summary['frames_out']} of {summary['frames_in']} images became depth (engine {summary['engine']})"]
+    engine = engine_text(summary["engine"], summary["engine_details"])
+    lines = [f"{summary['frames_out']} of {summary['frames_in']} images became depth (engine {engine})"]
     # When nothing came out, its main reason is told as the error.
     told = None if summary["frames_out"] or summary["interrupted"] else _main_reason(summary)
     for what, texts in (("dropped", "dropped_messages"), ("warnings", "warning_messages")):

@@ -63,10 +63,10 @@ def _engine(bundle: Bundle, config: EngineConfig, name: str) -> DepthEngine:
     from mf_ros.engine.selftest import self_test
 
     backend = _backend(bundle, config, name)
+    tested = "not run"
     if config.self_test:
-        difference = self_test(bundle, backend)
-        _log.info("The self-test of %s passed: depth differs by up to %.1e of itself.", bundle.folder, difference)
-    return NetworkEngine(bundle, backend, steps=config.steps)
+        tested = f"passed, depth differs by up to {self_test(bundle, backend):.1e} of itself"
+    return NetworkEngine(bundle, backend, steps=config.steps, tested=tested)
 
 
 def _backend(bundle: Bundle, config: EngineConfig, name: str) -> Backend:

@@ -18,7 +18,7 @@ from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimat
 from mf_ros.engine import reasons
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage
 from mf_ros.engine.prepare import ImagePreparer
-from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.engine.reasons import DropError
 from mf_ros.errors import CalibrationError, MessageError, MfRosError, TransformError
 
@@ -88,6 +88,7 @@ class FrameProcessor:
         self._warn = warn
         self._rectified_input = rectified_input
         self._preparer = ImagePreparer(config.output)
+        self._epoch = 0
 
     def process(self, frame_set: FrameSet) -> DepthResult:
         """Dense depth of one set.
@@ -95,6 +96,9 @@ class FrameProcessor:
         Raises:
             DropError: it cannot be made; says why.
         """
+        if frame_set.epoch != self._epoch:
+            self._epoch = frame_set.epoch
+            forget_frames(self._engine)
         sweeps = self._decode_sweeps(frame_set)
         # Sweeps may have been decoded while the set waited for transforms, which is no less work.
         decode_ms = sum(stored.decode_ms for stored in frame_set.sweeps if stored is not None)

@@ -70,12 +70,14 @@ class NetworkEngine:
         bundle: the network's description.
         backend: what runs it.
         steps: denoising steps; above 1 they start from noise, which is the same for every frame.
+        tested: what the self-test said, for reports.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, steps: int = 1) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, *, steps: int = 1, tested: str = "not run") -> None:
         self._bundle = bundle
         self._backend = backend
         self._steps = steps
+        self._tested = tested
         self._held = HeldScale()
 
     @property
@@ -112,13 +114,14 @@ class NetworkEngine:
         return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
 
     def describe(self) -> Dict[str, str]:
-        """Weights, library, device, precision, steps."""
+        """Weights, library, device, precision, steps, what the self-test said."""
         return {
             "method": "network over image and returns",
             "weights": str(self._bundle.folder),
             "licence": self._bundle.licence,
             **self._backend.describe(),
             "steps": str(self._steps),
+            "self_test": self._tested,
         }
 
 

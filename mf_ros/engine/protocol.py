@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Protocol
+from typing import TYPE_CHECKING, Dict, Protocol, runtime_checkable
 
 from mf_ros.core.types import ByteArray, DepthEstimate, SparseDepth
 
@@ -37,3 +37,18 @@ class DepthEngine(Protocol):
     def describe(self) -> Dict[str, str]:
         """What runs, for reports and diagnostics: for example method, weights, device, precision."""
         ...
+
+
+@runtime_checkable
+class RemembersFrames(Protocol):
+    """An engine that uses earlier frames for the next one."""
+
+    def reset(self) -> None:
+        """Forget earlier frames."""
+        ...
+
+
+def forget_frames(engine: DepthEngine) -> None:
+    """Tell an engine that the next frame does not follow the last one: time jumped, or it is of another recording."""
+    if isinstance(engine, RemembersFrames):
+        engine.reset()

@@ -14,7 +14,7 @@ from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.projection import mark_hidden, to_sparse_depth
 from mf_ros.core.types import BoolArray, FloatArray, SparseDepth
-from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.metrics import METRICS, depth_metrics, mean_of
@@ -94,6 +94,8 @@ def evaluate(
                 "%s/%s is not scored: no truth on the image's grid, or too few scan lines.", frame.source, frame.name
             )
         for case in found:
+            # Each case stands alone, whatever was scored before it.
+            forget_frames(engine)
             shown = {culled: shown_depth(case, frame.camera, margin if culled else None) for culled in (False, True)}
             for name, culled, method in _methods(engine, culls, baselines):
                 sparse = shown[culled]
