@@ -20,6 +20,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("cv2")
 pytest.importorskip("rosbags")
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -28,11 +29,12 @@ from training_toys import build, loss_that_breaks, loss_without_noise, open_brok
 from mf_ros.cli.main import main
 from mf_ros.errors import ConfigError
 from mf_training.checkpoints import Checkpoint, CheckpointError, latest_checkpoint
-from mf_training.data import DataError
+from mf_training.data import DataError, shape_of
 from mf_training.loop import Status, TrainingError
 from mf_training.run import train
 
 TOYS = Path(__file__).with_name("training_toys.py")
+SEED_OF_TWO_SHAPES = 0
 KINDS = ("model", "ema", "optimiser")
 
 
@@ -105,6 +107,19 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, number: s
     assert stopped.reason == "interrupted" and last(tmp_path / "parts").step == 5
     assert train(config("parts"), recipe()).reason == "finished"
     assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_counting_operations_leaves_gathered_gradients_alone(tmp_path: Path) -> None:
+    def config(out: str) -> Any:
+        return settings(tmp_path / out, accumulate=2, save_every=1, seed=SEED_OF_TWO_SHAPES)
+
+    assert shape_of(config(""), 0) != shape_of(config(""), 1), "the second shape is met within the first step"
+    counted = train(config("counted"), recipe())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mf_training.loop.Trainer._flops_of", lambda self, batch: 0.0)
+        train(config("plain"), recipe())
+    ours, theirs = last(tmp_path / "counted").tensors("model"), last(tmp_path / "plain").tensors("model")
+    assert counted.tally.flops > 0 and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -294,3 +309,28 @@ def test_the_command_refuses_in_one_sentence(toy_command: List[str], capsys: pyt
         assert main([*toy_command, *arguments]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
+
+
+def test_the_network_trains_on_procedural_scenes_and_real_frames(tmp_path: Path) -> None:
+    from test_training_data import write_frame
+
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        points = np.concatenate([rng.uniform(-2, 2, (200, 2)), rng.uniform(4, 9, (200, 1)), np.ones((200, 1))], 1)
+        write_frame(tmp_path / "frames" / "drive" / f"{number}", points.astype(np.float32))
+    config = settings(
+        tmp_path / "out",
+        model={"width": 16, "layers": 1, "heads": 2, "stem": [8, 8], "blocks": [1, 1], "propagation": [1]},
+        data__shapes=[[32, 48]],
+        data__scenes={"size": [64, 96], "scans": 1, "heldout": 1, "number": 2, "cache": str(tmp_path / "scenes")},
+        data__mix={"scenes": 0.5, "frames": 0.5},
+        data__frames={"folder": str(tmp_path / "frames"), "heldout_folder": str(tmp_path / "frames")},
+        steps=4,
+        eval_every=4,
+    )
+    summary = train(config)
+    (best,) = (tmp_path / "out").glob("best_*")
+    scores = json.loads((best / "state.json").read_text())["scores"]
+    assert {"scenes/error", "scenes/prior_error", "frames/ratio"} <= scores.keys() | {"scenes/free_error"}
+    assert scores["frames/prior_error"] > 0 and 0.5 < scores["ratio"] < 2
+    assert summary.tally.flops > 0

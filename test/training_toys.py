@@ -77,8 +77,8 @@ class ToyNet(nn.Module):
 def loss_of(
     net: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator, config: Any
 ) -> Tuple[Tensor, Dict[str, Tensor]]:
-    """Squared error of log depth, with noise on the image so that the generator matters."""
-    return _loss(net, batch, 0.01 * torch.randn(batch["image"].shape, generator=generator))
+    """Squared error of log depth, with noise on the image so that random states matter, torch's global one too."""
+    return _loss(net, batch, 0.01 * torch.randn(batch["image"].shape, generator=generator) + 0.01 * torch.randn(()))
 
 
 def loss_without_noise(

@@ -201,6 +201,8 @@ def _save(out: Path, name: str, tensors: Mapping[str, Mapping[str, Tensor]], sta
         for kind, entries in tensors.items():
             for file, shard in _shards(kind, entries):
                 save_file(shard, part / file)
+                # safetensors writes files for their owner only; these are meant to be shared.
+                (part / file).chmod(0o644)
                 files[file] = (part / file).stat().st_size
         text = json.dumps({"format": _FORMAT, **state, "files": files}, indent=1)
         (part / "state.json").write_text(text, encoding="utf-8")

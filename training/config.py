@@ -20,6 +20,8 @@ class SceneSourceConfig:
     """Height and width of a scene's image, pixels."""
     scans: int = 3
     """LiDAR sweeps of each scene."""
+    device: str = "cpu"
+    """Where scenes are rendered, as torch names it: cpu, cuda, cuda:1."""
     first_seed: int = 0
     """Seed of the first scene trained on."""
     number: int = 0
@@ -79,7 +81,7 @@ class OptimiserConfig:
     """Muon's."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 clips nothing."""
-    adamw_names: Tuple[str, ...] = ("embed", "levels", "modulation", "text_in", "head")
+    adamw_names: Tuple[str, ...] = ("embed", "levels", "modulation", "table", "text_in", "head")
     """Matrices whose name contains one of these stay with AdamW: they are inputs, outputs or tables."""
 
 
@@ -159,6 +161,7 @@ FREE_TO_CHANGE = (
     "device",
     "data.workers",
     "data.scenes.cache",
+    "data.scenes.device",
 )
 
 _AT_LEAST: Dict[str, float] = {

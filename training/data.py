@@ -21,6 +21,7 @@ from typing import (
     Union,
 )
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def _procedural(config: DataConfig) -> Part:
     from mf_training.scenes import SceneStore
 
     scenes = config.scenes
-    store = SceneStore(scenes.cache or None, size=scenes.size, scans=scenes.scans)
+    store = SceneStore(scenes.cache or None, size=scenes.size, scans=scenes.scans, device=scenes.device)
     heldout = range(scenes.heldout_first_seed, scenes.heldout_first_seed + scenes.heldout)
     return Part("scenes", store, scenes.first_seed, scenes.number, config.mix.scenes, tuple(heldout))
 
@@ -238,6 +239,7 @@ class _CheckedCollate:
 def _start_worker(_: int) -> None:
     # One thread each: the processes share the cores already. Ctrl-C is for the training process, which saves first.
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -257,18 +259,8 @@ def training_batches(
     Raises:
         DataError: a sample cannot be made.
     """
-    workers = config.data.workers
-    ahead: Mapping[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
-    loader = DataLoader(
-        samples,
-        batch_sampler=_BatchNumbers(config, first, rank, world),
-        collate_fn=_CheckedCollate(collate),
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        pin_memory=pin,
-        **ahead,
-    )
-    for batch in loader:
+    numbers = _BatchNumbers(config, first, rank, world)
+    for batch in _loader(samples, numbers, collate, config, pin):
         yield _readable(batch)
 
 
@@ -287,9 +279,25 @@ def heldout_batches(
         samples = _HeldOutSamples(part, config, make_sample)
         numbers = range(rank, len(samples), world)
         batches = [list(numbers[i : i + config.batch]) for i in range(0, len(numbers), config.batch)]
-        checked = _CheckedCollate(collate)
-        found[part.name] = [_readable(checked([samples[i] for i in batch])) for batch in batches]
+        loader = _loader(samples, batches, collate, config, pin=False)
+        found[part.name] = [_readable(batch) for batch in loader]
     return found
+
+
+def _loader(samples: Dataset[Any], numbers: Any, collate: Collate, config: TrainConfig, pin: bool) -> DataLoader[Any]:
+    workers = config.data.workers
+    ahead: Mapping[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
+    return DataLoader(
+        samples,
+        batch_sampler=numbers,
+        collate_fn=_CheckedCollate(collate),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=pin,
+        # Its own generator: a loader that starts would otherwise move the one that the step draws from.
+        generator=torch.Generator(),
+        **ahead,
+    )
 
 
 def _readable(batch: Union[Batch, Unreadable]) -> Batch:

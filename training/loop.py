@@ -148,13 +148,13 @@ class Trainer:
     def _step(self) -> None:
         config, started = self.config, time.monotonic()
         step, rank = self.tally.step, self.accelerator.process_index
-        set_seed(_derived(config.seed, step, rank))
         set_learning_rate(list(self.optimisers.values()), learning_rate_part(step, config.steps, config.schedule))
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for micro in range(config.accumulate):
             batch = self._next_batch()
             seed = _derived(config.seed, step, rank, micro)
-            self.tally.flops += self._flops_of(batch, seed)
+            self.tally.flops += self._flops_of(batch)
+            set_seed(seed)
             last = micro == config.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
                 loss, terms = self.loss_of(self.net, batch, self._generator.manual_seed(seed), config.losses)
@@ -177,16 +177,20 @@ class Trainer:
         self._waited += time.monotonic() - started
         return {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
 
-    def _flops_of(self, batch: Batch, seed: int) -> float:
-        """Operations of one batch in all processes, counted once for each shape of batch."""
+    def _flops_of(self, batch: Batch) -> float:
+        """Operations of one batch in all processes, counted once for each shape of batch.
+
+        Regimes differ a little in cost; the one that seed 0 draws stands for all, or a resumed run would count others.
+        """
         shape = tuple(batch["image"].shape)
         if shape not in self._flops:
-            # Compiled networks and some attention kernels hide their operations from the counter.
+            # Compiled networks and some attention kernels hide their operations from the counter. Gradients are
+            # thrown away: those of this step may be half gathered.
+            weights = [weight for weight in self.bare.parameters() if weight.requires_grad]
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-                self.loss_of(self.bare, batch, self._generator.manual_seed(seed), self.config.losses)[0].backward()
-            self.bare.zero_grad()
+                loss, _ = self.loss_of(self.bare, batch, self._generator.manual_seed(0), self.config.losses)
+                torch.autograd.grad(loss, weights, allow_unused=True)
             self._flops[shape] = float(counter.get_total_flops())
-            set_seed(_derived(self.config.seed, self.tally.step, self.accelerator.process_index))
         return self._flops[shape] * self.accelerator.num_processes
 
     def _agreed(self, wish: int) -> int:

@@ -167,11 +167,12 @@ def _trainer(
     config: TrainConfig, recipe: Recipe, report: Callable[[Status], None], checkpoint: Optional[Checkpoint]
 ) -> Trainer:
     accelerator = make_accelerator(config)
+    # First of all, as the seed has just been set.
+    bare = recipe.build(_mapping(config.model)).to(accelerator.device)
     rank, world = accelerator.process_index, accelerator.num_processes
     parts = recipe.open_parts(config.data)
     samples = TrainingSamples(parts, config, recipe.make_sample)
     heldout = heldout_batches(parts, recipe.make_sample, recipe.collate, config, rank=rank, world=world)
-    bare = recipe.build(_mapping(config.model)).to(accelerator.device)
     if config.init and checkpoint is None:
         load_weights(Path(config.init), bare)
     average = make_average(bare, config.ema)

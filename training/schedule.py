@@ -85,7 +85,7 @@ def make_average(net: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(average_decay(count, decay))(averaged, current, count)
 
     average = AveragedModel(net, multi_avg_fn=update)
-    return average
+    return average.eval()
 
 
 def average_decay(count: int, decay: float) -> float:
