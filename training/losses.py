@@ -97,7 +97,7 @@ def loss_of(
 def drawn_regime(generator: torch.Generator, config: LossConfig) -> Regime:
     """One regime by its share."""
     names: Tuple[Regime, ...] = ("complete", "partial", "lidar", "image", "to_image", "joint")
-    shares = torch.tensor([getattr(config, name) for name in names])
+    shares = torch.tensor([getattr(config, name) for name in names], dtype=torch.float64)
     return names[int(torch.multinomial(shares, 1, generator=generator))]
 
 

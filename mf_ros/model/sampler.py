@@ -73,4 +73,5 @@ def sample(net: ModalityForcing, known: Known, steps: int, generator: torch.Gene
         if known.image is None:
             image = stepped(image, prediction.image, level, following)
     assert prediction is not None
-    return prediction if known.image is None else prediction._replace(image=known.image)
+    result: Prediction = prediction
+    return result if known.image is None else result._replace(image=known.image)
