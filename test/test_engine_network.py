@@ -95,7 +95,7 @@ def test_confidence_is_that_of_the_predicted_scale(onnx: NetworkEngine) -> None:
     assert np.array_equal(estimate.confidence, confidence(estimate.log_scale))
 
 
-@pytest.mark.parametrize("count", [1, 5, 19])
+@pytest.mark.parametrize("count", [1, 5, 19, 20])
 def test_few_returns_give_metric_depth_of_low_confidence(onnx: NetworkEngine, count: int) -> None:
     image, sparse, camera = frame()
     estimate = onnx.estimate(image, sparse_of(kept(sparse.depth, count)), camera)

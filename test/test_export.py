@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 import torch
 from model_folders import copied_model, tiny_model
 from safetensors.torch import load_file, save_file
@@ -63,6 +70,11 @@ def test_the_graph_takes_any_size_in_patches_and_refuses_others() -> None:
     image = onnx.load(tiny_model() / "model.onnx").graph.input[0]
     sides = [axis.dim_param for axis in image.type.tensor_type.shape.dim]
     assert sides[2:] == ["16*rows", "16*cols"]
+
+
+def test_the_graph_is_read_by_onnxruntime_from_1_17_on() -> None:
+    model = onnx.load(tiny_model() / "model.onnx")
+    assert model.ir_version <= 9 and [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
 
 
 def test_half_precision_weights_are_widened_once_when_the_graph_is_loaded(tmp_path: Path) -> None:

@@ -42,12 +42,14 @@ from mf_ros.engine.torch_backend import TorchBackend
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model import ModalityForcing, ModelConfig
 from mf_training.checkpoints import CheckpointError, latest_checkpoint, load_weights
-from mf_training.graph import random_input, write_graph
+from mf_training.graph import OLDEST_OPSET, random_input, write_graph
 
 _log = logging.getLogger(__name__)
 
-OPSETS = (20, 23)
+OPSETS = (OLDEST_OPSET, 23)
 """20 runs everywhere, TensorRT included; 23 is faster on a recent onnxruntime."""
+LICENCE = "Apache-2.0"
+"""Of weights that are trained on nothing but this project's own scenes."""
 TOLERANCE = 1e-3
 """Largest relative difference of depth between the graph and torch."""
 
@@ -74,7 +76,12 @@ class Exported:
 
 
 def export_run(
-    source: Path, out: Path, *, opset: int = OPSETS[0], metrics: Optional[Mapping[str, Any]] = None
+    source: Path,
+    out: Path,
+    *,
+    opset: int = OPSETS[0],
+    metrics: Optional[Mapping[str, Any]] = None,
+    licence: str = LICENCE,
 ) -> Exported:
     """Export a checkpoint.
 
@@ -83,6 +90,7 @@ def export_run(
         out: the model's folder; a model in it is replaced.
         opset: of the ONNX graph.
         metrics: results for the model card, as tables: title to rows, each of column to value.
+        licence: SPDX identifier of the weights' licence.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -92,7 +100,9 @@ def export_run(
     config = ModelConfig.from_mapping(state["config"]["model"])
     network = ModalityForcing(config)
     load_weights(folder, network)
-    return export_network(network, out, opset=opset, metrics=metrics, training={"steps": state.get("step")})
+    return export_network(
+        network, out, opset=opset, metrics=metrics, licence=licence, training={"steps": state.get("step")}
+    )
 
 
 def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
@@ -103,11 +113,12 @@ def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
     """
     folder = source
     if not (source / "state.json").is_file():
-        best = sorted(source.glob("best_*/state.json"))
-        last = latest_checkpoint(source) if source.is_dir() else None
-        if not best and last is None:
+        found = [path.parent for path in sorted(source.glob("best_*/state.json"))]
+        last = latest_checkpoint(source) if source.is_dir() and not found else None
+        found += [] if last is None else [last.path]
+        if not found:
             raise CheckpointError(f"{source} is no run and no checkpoint: name the folder that mf-ros train wrote.")
-        folder = best[-1].parent if best else last.path  # type: ignore[union-attr]
+        folder = found[-1]
     state = read_json(folder / "state.json")
     if not isinstance(state.get("config"), dict) or not isinstance(state["config"].get("model"), dict):
         raise CheckpointError(f"{folder / 'state.json'} does not say what network it is of.")
@@ -137,6 +148,7 @@ def export_network(
     *,
     opset: int = OPSETS[0],
     metrics: Optional[Mapping[str, Any]] = None,
+    licence: str = LICENCE,
     training: Optional[Mapping[str, Any]] = None,
     calibration: Optional[Calibration] = None,
 ) -> Exported:
@@ -147,6 +159,7 @@ def export_network(
         out: the model's folder; a model in it is replaced.
         opset: of the ONNX graph.
         metrics: results for the model card.
+        licence: SPDX identifier of the weights' licence.
         training: how it was trained, kept in config.json.
         calibration: corrections measured after training.
 
@@ -172,7 +185,7 @@ def export_network(
             "processing": dataclasses.asdict(Processing(multiple=network.config.patch)),
             "calibration": dataclasses.asdict(calibration or Calibration()),
             "training": dict(training or {}),
-            "licence": "Apache-2.0",
+            "licence": licence,
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         write_graph(network.eval(), part / GRAPH, opset)

@@ -18,6 +18,11 @@ from mf_ros.engine.onnx_backend import OUTPUTS
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model import ModalityForcing
 
+OLDEST_OPSET = 20
+"""Opset for every runtime: onnxruntime from 1.17 on, TensorRT."""
+
+# The file version that came with that opset; torch writes a newer one, which older runtimes refuse.
+_OLDEST_IR = 9
 _HALVED_FROM = 256
 _TRACED_SIZE = (96, 160)
 _LARGEST_GRID = 512
@@ -61,6 +66,8 @@ def write_graph(network: ModalityForcing, path: Path, opset: int) -> None:
             verbose=False,
         )
     model = program.model_proto
+    if opset == OLDEST_OPSET:
+        model.ir_version = _OLDEST_IR
     _strip(model)
     _halve(model, onnx)
     onnx.save(model, str(path))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json
-from mf_training.export import export_run, read_json
+from mf_training.export import LICENCE, export_run, read_json
 
 
 @dataclass(kw_only=True)
@@ -34,11 +34,13 @@ class Export(Options):
     """ONNX operators: 20 runs everywhere, TensorRT included; 23 is faster on a recent onnxruntime."""
     metrics: Annotated[Optional[Path], tyro.conf.arg(metavar="FILE")] = None
     """JSON of results for the model card: title to rows of a table."""
+    licence: Annotated[str, tyro.conf.arg(metavar="SPDX")] = LICENCE
+    """Licence of the weights, which depends on what they were trained on."""
 
     def run(self) -> int:
         """Export and say what was written."""
         metrics = None if self.metrics is None else read_json(self.metrics)
-        done = export_run(self.source, self.out, opset=self.opset, metrics=metrics)
+        done = export_run(self.source, self.out, opset=self.opset, metrics=metrics, licence=self.licence)
         if self.json:
             print_json(dataclasses.asdict(done))
             return OK
