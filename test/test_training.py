@@ -206,6 +206,15 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path, changes: Any, w
         train(settings(tmp_path, **{"steps": 2, **changes}), recipe())
 
 
+def test_a_state_that_does_not_say_how_far_the_run_was_is_refused(tmp_path: Path) -> None:
+    train(settings(tmp_path, steps=2), recipe())
+    path = last(tmp_path).path / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "tally": {"steps": 2}}))
+    with pytest.raises(CheckpointError, match="does not say how far the run was"):
+        train(settings(tmp_path, steps=2), recipe())
+
+
 def test_resume_true_goes_on_with_other_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no complete checkpoint"):
         train(settings(tmp_path, resume=True), recipe())

@@ -16,7 +16,8 @@ import cv2
 import torch
 from training_toys import Planes, collate, make_sample, open_planes, settings
 
-from mf_training.data import DataError, Part, TrainingSamples, heldout_batches, shape_of, training_batches
+from mf_ros.errors import ConfigError
+from mf_training.data import DataError, Part, TrainingSamples, heldout_batches, open_parts, shape_of, training_batches
 from mf_training.frames import FrameSource
 
 
@@ -99,6 +100,12 @@ def test_a_scene_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> N
 def test_a_scene_smaller_than_the_crop_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="32 x 48, smaller than the crop of 64 x 64"):
         next(batches(settings(tmp_path, data__shapes=[[64, 64]])))
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:77"])
+def test_a_device_for_scenes_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.scenes.device is '{device}'"):
+        open_parts(settings(tmp_path, data__scenes__device=device).data)
 
 
 def test_no_source_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mf_ros.errors import MfRosError
+from mf_ros.errors import ConfigError, MfRosError
 from mf_training.config import DataConfig, TrainConfig
 from mf_training.samples import SampleConfig
 
@@ -107,6 +107,11 @@ def _procedural(config: DataConfig) -> Part:
     from mf_training.scenes import SceneStore
 
     scenes = config.scenes
+    try:
+        torch.empty(0, device=scenes.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"data.scenes.device is {scenes.device!r}, which cannot be used here: {reason}") from error
     store = SceneStore(scenes.cache or None, size=scenes.size, scans=scenes.scans, device=scenes.device)
     heldout = range(scenes.heldout_first_seed, scenes.heldout_first_seed + scenes.heldout)
     return Part("scenes", store, scenes.first_seed, scenes.number, config.mix.scenes, tuple(heldout))

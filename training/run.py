@@ -184,7 +184,7 @@ def _trainer(
         load_into(average.module, checkpoint.tensors("ema"), str(checkpoint.path))
         average.n_averaged.fill_(checkpoint.step)
         load_optimisers(optimisers, names, checkpoint.tensors("optimiser"))
-        tally = Tally(**checkpoint.state["tally"])
+        tally = _tally(checkpoint)
         if checkpoint.state.get("processes") != world:
             _log.warning("the run had %s processes and has %s now", checkpoint.state.get("processes"), world)
     if accelerator.is_main_process:
@@ -216,6 +216,16 @@ def _trainer(
         report=report,
         tally=tally,
     )
+
+
+def _tally(checkpoint: Checkpoint) -> Tally:
+    try:
+        return Tally(**checkpoint.state["tally"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'state.json'} does not say how far the run was ({error}): remove the checkpoint to go "
+            "on from the one before."
+        ) from error
 
 
 def _write_settings(config: TrainConfig) -> None:
