@@ -31,7 +31,7 @@ class Export(Options):
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """The model's folder; a model in it is replaced."""
     opset: Literal[20, 23] = 20
-    """ONNX operators: 20 runs everywhere, TensorRT included; 23 is faster on a recent onnxruntime."""
+    """ONNX operators: 20 runs everywhere, TensorRT included; 23 may be faster on a recent onnxruntime."""
     metrics: Annotated[Optional[Path], tyro.conf.arg(metavar="FILE")] = None
     """JSON of results for the model card: title to rows of a table."""
     licence: Annotated[str, tyro.conf.arg(metavar="SPDX")] = LICENCE
