@@ -65,7 +65,10 @@ class Scenes(Options):
         rate = self.count / spent
         if self.json:
             kinds = [scene.kind for scene in scenes]
-            sweeps = [[dataclasses.asdict(s) | {"points": len(s.points), "ring": None} for s in scene.scans] for scene in scenes]
+            sweeps = [
+                [dataclasses.asdict(s) | {"points": len(s.points), "ring": None} for s in scene.scans]
+                for scene in scenes
+            ]
             print_json({"path": self.out, "scenes_per_second": rate, "kinds": kinds, "sweeps": sweeps})
         else:
             print(f"{self.out}: {self.count} scenes with {self.scans} sweeps each, {rate:.2f} scenes/s")

@@ -8,7 +8,7 @@ from typing import Tuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from mf_training.scenes.shapes import COLOUR, CONTRAST, PHASE, SCALE, SECOND, SHINE, TEXTURE, TEXTURES, Ground, Triple
@@ -59,7 +59,7 @@ def noise_at(u: Tensor, v: Tensor) -> Tensor:
 
 
 def albedo(points: SurfacePoints, ground: Ground, footprint: Tensor) -> Tensor:
-    """(3, N) linear colour; ``footprint`` (N,) is the size of a pixel on the surface, metres: finer detail is left out."""
+    """(3, N) linear colour; detail finer than ``footprint`` (N,), a pixel on the surface (m), is left out."""
     row, (u, v) = points.row, points.uv
     scale, contrast, code, phase = row[SCALE].clamp(min=1e-3), row[CONTRAST], row[TEXTURE], row[PHASE]
     a, b = u / scale, v / scale

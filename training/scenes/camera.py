@@ -40,11 +40,11 @@ def draw_camera(world: World, rng: Rng, size: Tuple[int, int]) -> Camera:
         cx = width / 2 + rng.normal(0, 0.12) * width
         cy = height / 2 + rng.normal(0, 0.1) * height
     else:
-        focal = width / 512 * float(np.exp(rng.uniform(np.log(350), np.log(1200))))
+        focal = width / 512 * float(np.exp(rng.triangular(np.log(350), np.log(750), np.log(1250))))
         # The whole sensor sees 50 to 100 degrees; the window lies anywhere across it, and mostly below the horizon.
         sensor = max(width, 2 * focal * np.tan(np.radians(rng.uniform(25, 48))))
         cx = sensor / 2 - rng.uniform(0, sensor - width)
-        cy = height * (rng.uniform(0.08, 0.5) if rng.random() < 0.8 else rng.uniform(0.4, 0.75))
+        cy = height * (rng.uniform(0.22, 0.6) if rng.random() < 0.9 else rng.uniform(0.4, 0.75))
     K = np.array([[focal, 0, cx], [0, focal * rng.normal(1, 0.003), cy], [0, 0, 1]])
     yaw, pitch, roll = world.angles
     return Camera(K.astype(np.float32).astype(np.float64), size, _OPTICAL @ turn(yaw, pitch, roll).T, world.eye)
@@ -74,8 +74,10 @@ def from_tiles(values: npt.NDArray[np.float32], size: Tuple[int, int]) -> npt.ND
     return values.reshape(h, w, TILE, TILE).transpose(0, 2, 1, 3).reshape(size)
 
 
-def perspective_rects(camera_axes: npt.NDArray[np.float64], directions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(T, 6) outlines of tiles of directions (3, T, n), all in front of the axes: lowest and highest x / z and y / z."""
+def perspective_rects(
+    camera_axes: npt.NDArray[np.float64], directions: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """(T, 6) outlines of tiles of directions (3, T, n), all ahead: lowest and highest x / z, then y / z."""
     seen = np.einsum("ij,jtn->itn", camera_axes.astype(np.float32), directions)
     u, v = seen[0] / seen[2], seen[1] / seen[2]
     zero = np.zeros(len(u[:, 0]), np.float32)

@@ -8,7 +8,7 @@ without any decision that the host must wait for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +37,15 @@ NOTHING, GROUND = -1, -2
 FAR_M = 250.0
 _NEAR_M = 0.02
 _FOLIAGE = SURFACES.index("foliage")
-_GROUND_STEPS, _GROUND_SECANTS = 10, 3
+_GROUND_STEPS, _GROUND_SECANTS = 8, 3
 
 Rect = npt.NDArray[np.float32]
+Outline = Tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Hits:
-    """``t`` distance along the (unit) rays in metres, inf without a hit; ``what`` row of the table, or NOTHING, GROUND."""
+    """``t`` distance along unit rays in metres, inf without a hit; ``what`` row of the table, or NOTHING, GROUND."""
 
     t: Tensor
     what: Tensor
@@ -63,25 +64,57 @@ class View:
 
 
 def _surface(
-    shape: int, surface: int, o: Vector, d: Vector, half: Vector, taper: Any, cut: Any, phase: Any, near: float
+    shape: int,
+    surface: int,
+    o: Vector,
+    d: Vector,
+    half: Vector,
+    taper: Any,
+    cut: Any,
+    phase: Any,
+    nearer_than: Optional[Tensor] = None,
 ) -> Tensor:
-    """Distance to the first solid point of a primitive, inf where there is none."""
+    """Distance to the first solid point of a primitive, inf where there is none.
+
+    With ``nearer_than`` (a CPU), holes are looked at only where a hit could be nearer than that.
+    """
     entry, leave = BY_SHAPE[shape](o, d, taper)
     infinite = torch.full_like(entry, torch.inf)
     met = entry <= leave if shape != SHAPES.index("torus") else torch.isfinite(entry)
     if surface == 0:
-        t = torch.where(entry > near, entry, leave)
-        return torch.where(met & (t > near), t, infinite)
-    result = infinite
-    for t in (leave, entry):
-        p = tuple((o[i] + t * d[i]) * half[i] for i in range(3))
-        if surface == _FOLIAGE:
-            opening, depth = foliage(p, cut, phase, leave - entry)  # type: ignore[arg-type]
-            t = t + depth
-        else:
-            opening = BY_SURFACE[surface](p, cut, phase)  # type: ignore[arg-type]
-        result = torch.where(met & (t > near) & ~opening, t, result)
-    return result
+        t = torch.where(entry > _NEAR_M, entry, leave)
+        return torch.where(met & (t > _NEAR_M), t, infinite)
+    if nearer_than is None:
+        near, far = (_through_holes(surface, o, d, half, cut, phase, t, leave - entry) for t in (entry, leave))
+        return torch.where(met, torch.where(torch.isfinite(near), near, far), infinite)
+    rays = entry.shape
+
+    def taken(part: Vector, chosen: Tensor) -> Vector:
+        x, y, z = (v.expand(rays).reshape(-1)[chosen] if isinstance(v, Tensor) else v for v in part)
+        return x, y, z
+
+    # The far side matters only where the near side is open.
+    chosen = (met & (leave > _NEAR_M) & (entry < nearer_than)).reshape(-1).nonzero()[:, 0]
+    chord = (leave - entry).reshape(-1)
+    for t in (entry.reshape(-1), leave.reshape(-1)):
+        part = _through_holes(surface, taken(o, chosen), taken(d, chosen), half, cut, phase, t[chosen], chord[chosen])
+        infinite.view(-1)[chosen] = part
+        chosen = chosen[torch.isinf(part)]
+    return infinite
+
+
+def _through_holes(
+    surface: int, o: Vector, d: Vector, half: Vector, cut: Any, phase: Any, t: Tensor, chord: Tensor
+) -> Tensor:
+    """The distance itself, or somewhat more on a rough surface, where there is something solid; inf at holes."""
+    p = tuple((o[i] + t * d[i]) * half[i] for i in range(3))
+    solid = t > _NEAR_M
+    if surface == _FOLIAGE:
+        opening, depth = foliage(p, cut, phase, chord)  # type: ignore[arg-type]
+        t = t + depth
+    else:
+        opening = BY_SURFACE[surface](p, cut, phase)  # type: ignore[arg-type]
+    return torch.where(solid & ~opening, t, torch.full_like(t, torch.inf))
 
 
 def _local(matrix: Any, v: Any) -> Vector:
@@ -98,8 +131,7 @@ def cast_tiles(
     ground: Ground,
     origin: Any,
     direction: Any,
-    view: View,
-    rects: Rect,
+    outline: Outline,
     *,
     shadow: bool = False,
 ) -> Hits:
@@ -107,20 +139,20 @@ def cast_tiles(
 
     Args:
         table: (P, COLUMNS) primitives.
-        origin, direction: (3, T, n) tensors, or a (3,) array that all rays share; directions have the length 1.
-        view, rects: projection, and the (T, 6) outline of each tile in it: lowest and highest u, v, and for parallel
-            rays the lowest depth; an empty tile has low > high.
-        shadow: leave out what casts no shadow.
+        origin, direction: (3, T, n) tensors, or a (3,) array that all rays share; directions have the length 1. The
+            origin may be (3, T, 1), one for each tile.
+        outline: what ``outlines`` says of these tiles.
+        shadow: leave out the ground and what else casts no shadow.
     """
-    sample = origin if isinstance(origin, Tensor) else direction
-    best = ground_distance(ground, origin, direction, sample)
+    sample = direction if isinstance(direction, Tensor) else origin
+    best = torch.full(sample.shape[1:], torch.inf) if shadow else ground_distance(ground, origin, direction, sample)
     what = torch.where(torch.isfinite(best), GROUND, NOTHING).to(torch.int32)
-    overlap, near = outlines(table, view, rects)
+    overlap, near = outline
     if shadow:
-        overlap &= table[:, CASTS_SHADOW, None] > 0
+        overlap = overlap & (table[:, CASTS_SHADOW, None] > 0)
     farthest = best.amax(1).numpy().copy()
     rows_of = classes(table)
-    order = np.argsort(near, kind="stable")
+    order = np.argsort(near.min(1), kind="stable")
     code = {int(r): c for c, rows in rows_of.items() for r in rows}
     for row in order:
         tiles = np.flatnonzero(overlap[row] & (farthest > near[row]))
@@ -129,14 +161,14 @@ def cast_tiles(
         shape, surface = code[int(row)]
         values = table[row].astype(np.float32)
         matrix = values[FRAME].reshape(3, 3)
-        everywhere = len(tiles) == len(rects)
+        everywhere = overlap.shape[1] == len(tiles)
         index = None if everywhere else torch.from_numpy(tiles)
         o = origin - (torch.from_numpy(values[CENTRE]).view(3, 1, 1) if isinstance(origin, Tensor) else values[CENTRE])
         o = _local(matrix, _take(o, index))
         d = _local(matrix, _take(direction, index))
         half, cut = values[HALF].tolist(), values[CUT].tolist()
-        t = _surface(shape, surface, o, d, half, values[TAPER].tolist(), cut, float(values[PHASE]), _NEAR_M)
         old = best if index is None else best[index]
+        t = _surface(shape, surface, o, d, half, values[TAPER].tolist(), cut, float(values[PHASE]), old)
         closer = t < old
         new = torch.where(closer, t, old)
         farthest[tiles] = new.amax(1).numpy()
@@ -152,10 +184,14 @@ def _take(value: Any, index: Optional[Tensor]) -> Any:
     return value[:, index] if index is not None and isinstance(value, Tensor) else value
 
 
-def outlines(table: Table, view: View, rects: Rect) -> Tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Which tiles a primitive may touch, (P, T) bool, and the least distance at which it may be met, (P,)."""
+def outlines(table: Table, view: View, rects: Rect) -> Outline:
+    """Which tiles a primitive may touch, and the least distance at which it may be met there: (P, T) both.
+
+    ``rects``: (T, 6) outline of each tile in the view: lowest and highest u, lowest and highest v, and for parallel
+    rays the lowest depth; an empty tile has low > high.
+    """
     if not len(table):
-        return np.zeros((0, len(rects)), bool), np.zeros(0)
+        return np.zeros((0, len(rects)), bool), np.zeros((0, len(rects)))
     inverse = np.linalg.inv(table[:, FRAME].reshape(-1, 3, 3).astype(np.float64))
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
     reach = np.ones((len(table), 1, 3))
@@ -179,7 +215,7 @@ def outlines(table: Table, view: View, rects: Rect) -> Tuple[npt.NDArray[np.bool
     margin = 1e-4
     touch = (u0[:, None] <= rects[None, :, 1] + margin) & (u1[:, None] >= rects[None, :, 0] - margin)
     touch &= (v0[:, None] <= rects[None, :, 3] + margin) & (v1[:, None] >= rects[None, :, 2] - margin)
-    return touch & ahead & (rects[:, 0] <= rects[:, 1])[None], near
+    return touch & ahead & (rects[:, 0] <= rects[:, 1])[None], np.broadcast_to(near[:, None], touch.shape)
 
 
 _EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)])
@@ -259,7 +295,7 @@ def _march(origin: Any, direction: Any, slope: Any, base: Any, waves: Tensor, li
 
 @dataclass(frozen=True)
 class Batch:
-    """Primitives of several scenes, padded by class: ``tables[class]`` (S, P, COLUMNS), ``rows[class]`` (S, P) int32."""
+    """Primitives of several scenes, padded by class: ``tables`` (S, P, COLUMNS), ``rows`` (S, P) int32 for each."""
 
     tables: Dict[Tuple[int, int], Tensor]
     rows: Dict[Tuple[int, int], Tensor]
@@ -279,7 +315,7 @@ def make_batch(tables: Sequence[Table], grounds: Sequence[Ground], device: Any) 
         count = max(len(s.get(code, ())) for s in split)
         block = np.broadcast_to(nowhere, (len(tables), count, COLUMNS)).copy()
         number = np.full((len(tables), count), NOTHING, np.int32)
-        for i, (table, own) in enumerate(zip(tables, split)):
+        for i, (table, own) in enumerate(zip(tables, split, strict=True)):
             chosen = own.get(code, np.zeros(0, np.int64))
             block[i, : len(chosen)], number[i, : len(chosen)] = table[chosen], chosen
         padded[code], rows[code] = torch.from_numpy(block).to(device), torch.from_numpy(number).to(device)
@@ -298,15 +334,21 @@ def make_batch(tables: Sequence[Table], grounds: Sequence[Ground], device: Any) 
     )
 
 
+def _columns(rows: Tensor, part: slice) -> Any:
+    """(S, 1) tensors of some columns of (S, COLUMNS) rows."""
+    return rows[:, part].unsqueeze(-1).unbind(1)
+
+
 def cast_all(batch: Batch, origin: Tensor, direction: Tensor, *, shadow: bool = False) -> Hits:
     """Cast (3, S, n) rays of a batch of scenes; the origin may be (3, S, 1), the direction too (not both)."""
     shape = torch.broadcast_shapes(origin.shape[1:], direction.shape[1:])
     like = torch.empty(shape, device=origin.device)
     slope = (batch.slope[:, :1], batch.slope[:, 1:])
-    best = _march(origin, direction, slope, batch.base[:, None], batch.waves, like)
+    best = torch.full_like(like, torch.inf)
+    if not shadow:
+        best = _march(origin, direction, slope, batch.base[:, None], batch.waves, like)
     what = torch.where(torch.isfinite(best), GROUND, NOTHING).to(torch.int32)
-    columns: Callable[[Tensor, slice], List[Tensor]] = lambda v, s: list(v[:, s].unsqueeze(-1).unbind(1))
-    for (surface_class, table) in batch.tables.items():
+    for surface_class, table in batch.tables.items():
         number = batch.rows[surface_class]
         for p in range(table.shape[1]):
             v = table[:, p]
@@ -317,11 +359,10 @@ def cast_all(batch: Batch, origin: Tensor, direction: Tensor, *, shadow: bool = 
                 *surface_class,
                 (o[0], o[1], o[2]),
                 (d[0], d[1], d[2]),
-                columns(v, HALF),  # type: ignore[arg-type]
-                columns(v, TAPER),
-                columns(v, CUT),
+                _columns(v, HALF),  # type: ignore[arg-type]
+                _columns(v, TAPER),
+                _columns(v, CUT),
                 v[:, PHASE, None],
-                _NEAR_M,
             )
             closer = t < best
             if shadow:

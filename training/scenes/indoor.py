@@ -15,13 +15,15 @@ def room(rng: Rng, complexity: float) -> World:
     """A furnished room, office, corridor or hall, seen from inside."""
     b = Builder()
     style = rng.random()
-    length, width = (rng.uniform(3.0, 9), rng.uniform(2.6, 7)) if style < 0.7 else (rng.uniform(8, 25), rng.uniform(1.6, 3))
+    length, width = (
+        (rng.uniform(3.0, 9), rng.uniform(2.6, 7)) if style < 0.7 else (rng.uniform(8, 25), rng.uniform(1.6, 3))
+    )
     height = rng.uniform(2.3, 3.3)
     # The camera stands near the back wall and looks along x.
     back = rng.uniform(0.3, 1.5) if style < 0.7 else rng.uniform(0.5, 3)
     side = rng.uniform(-0.35, 0.35) * width
     near, far, left, right = -back, length - back, width / 2 - side, -width / 2 - side
-    shell = dict(casts_shadow=False)
+    shell = {"casts_shadow": False}
     middle, half = ((near + far) / 2, (left + right) / 2), (length / 2, width / 2)
     t = 0.1
     b.add("box", (*middle, -t), (*half, t), palette.floor(rng), **shell)
@@ -30,7 +32,13 @@ def room(rng: Rng, complexity: float) -> World:
     for y in (left + t, right - t):
         b.add("box", (middle[0], y, height / 2), (half[0] + 2 * t, t, height / 2), walls, **shell)
     for x in (far + t, near - t):
-        b.add("box", (x, middle[1], height / 2), (t, half[1], height / 2), walls if rng.random() < 0.7 else palette.plaster(rng), **shell)
+        b.add(
+            "box",
+            (x, middle[1], height / 2),
+            (t, half[1], height / 2),
+            walls if rng.random() < 0.7 else palette.plaster(rng),
+            **shell,
+        )
     area = (near, far, right, left, height)
     _wall_things(b, rng, area, complexity)
     _furniture(b, rng, area, complexity)
@@ -61,7 +69,10 @@ def _wall_things(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
         if which == 0:
             at, yaw = (far, rng.uniform(right + 0.5, left - 0.5)), 0.0
         else:
-            at, yaw = (rng.uniform(0.8, far - 0.4), left if which == 1 else right), np.pi / 2 if which == 1 else -np.pi / 2
+            at, yaw = (
+                (rng.uniform(0.8, far - 0.4), left if which == 1 else right),
+                np.pi / 2 if which == 1 else -np.pi / 2,
+            )
         b.place((*at, 0), yaw)
         what = rng.random()
         if what < 0.25:
@@ -82,7 +93,13 @@ def _wall_things(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
             for z in (0.88, 2.12):
                 b.add("box", (-0.05, 0, z), (0.07, w + 0.03, 0.03), palette.plaster(rng))
         elif what < 0.85:
-            b.add("box", (-0.08, 0, 0.4), (0.06, rng.uniform(0.3, 0.8), 0.3), palette.plaster(rng), cut=Cut("bars", 0.08, 0.7, 0.6))
+            b.add(
+                "box",
+                (-0.08, 0, 0.4),
+                (0.06, rng.uniform(0.3, 0.8), 0.3),
+                palette.plaster(rng),
+                cut=Cut("bars", 0.08, 0.7, 0.6),
+            )
         else:
             r = rng.uniform(0.02, 0.1)
             b.add("cylinder", (-r - 0.03, 0, height / 2), (r, r, height / 2), palette.metal(rng))
@@ -101,7 +118,7 @@ def _wall_things(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
 
 
 def _furniture(b: Builder, rng: Rng, area: Area, complexity: float) -> None:
-    near, far, right, left, _ = area
+    _near, far, right, left, _ = area
     narrow = left - right < 3.2
     for _ in range(rng.poisson((6 if narrow else 10) * complexity) + 3):
         x = rng.uniform(1.0, max(1.2, far - 0.3))
@@ -166,7 +183,9 @@ def chair(b: Builder, rng: Rng) -> None:
             a = k * 1.2566
             b.rod((0, 0, 0.1), (0.28 * np.cos(a), 0.28 * np.sin(a), 0.04), 0.02, frame)
     if rng.random() < 0.4:
-        b.add("box", (-0.2, 0, (h + back) / 2 + 0.05), (0.015, 0.2, (back - h) / 2), seat, cut=Cut("bars", 0.09, 0.4, 0.3))
+        b.add(
+            "box", (-0.2, 0, (h + back) / 2 + 0.05), (0.015, 0.2, (back - h) / 2), seat, cut=Cut("bars", 0.09, 0.4, 0.3)
+        )
     else:
         b.add("box", (-0.2, 0, (h + back) / 2 + 0.08), (0.02, 0.2, (back - h) / 2 - 0.05), seat)
         for y in (0.17, -0.17):
@@ -202,7 +221,13 @@ def sofa(b: Builder, rng: Rng) -> None:
     for y in (w, -w):
         b.add("box", (0, y, 0.35), (0.42, 0.09, 0.28), cloth)
     for _ in range(int(rng.integers(0, 4))):
-        b.add("ellipsoid", (-0.15, rng.uniform(-0.8, 0.8) * w, 0.55), (0.09, 0.2, 0.18), palette.cloth(rng), rng.normal(0, 0.3))
+        b.add(
+            "ellipsoid",
+            (-0.15, rng.uniform(-0.8, 0.8) * w, 0.55),
+            (0.09, 0.2, 0.18),
+            palette.cloth(rng),
+            rng.normal(0, 0.3),
+        )
 
 
 def plant(b: Builder, rng: Rng) -> None:
@@ -213,14 +238,21 @@ def plant(b: Builder, rng: Rng) -> None:
     if rng.random() < 0.5:
         for _ in range(int(rng.integers(2, 5))):
             half = size * rng.uniform(0.7, 1.6, 3)
-            b.add("ellipsoid", (*rng.normal(0, size * 0.5, 2), 2 * size + half[2] * rng.uniform(0.4, 1.2)), half, leaf,
-                  cut=Cut("foliage", rng.uniform(0.3, 0.6), size, 0.3 * size, rng.uniform(0.02, 0.05)))  # fmt: skip
+            b.add(
+                "ellipsoid",
+                (*rng.normal(0, size * 0.5, 2), 2 * size + half[2] * rng.uniform(0.4, 1.2)),
+                half,
+                leaf,
+                cut=Cut("foliage", rng.uniform(0.3, 0.6), size, 0.3 * size, rng.uniform(0.02, 0.05)),
+            )
     else:
         for _ in range(int(rng.integers(6, 12))):
             lean = rng.normal(0, 0.5, 2)
             reach = size * rng.uniform(1.5, 3.5)
             axes = along((*lean, 1.0))
-            b.add("ellipsoid", np.array([0, 0, 2 * size]) + axes[:, 2] * reach / 2, (0.025, 0.006, reach / 2), leaf, axes)
+            b.add(
+                "ellipsoid", np.array([0, 0, 2 * size]) + axes[:, 2] * reach / 2, (0.025, 0.006, reach / 2), leaf, axes
+            )
 
 
 def _clutter(b: Builder, rng: Rng, base: tuple, depth: float, width: float, count: int, size: float = 1.0) -> None:
@@ -244,7 +276,15 @@ def _clutter(b: Builder, rng: Rng, base: tuple, depth: float, width: float, coun
             r = s * rng.uniform(0.03, 0.12)
             b.add("ellipsoid", (x, y, z + r), (r, r, r), stuff)
         elif what < 0.8:
-            dark = Material((0.02, 0.02, 0.022), (0.3, 0.35, 0.5), "patches" if rng.random() < 0.4 else "plain", 0.1, 0.1, 0.35, 0.05)
+            dark = Material(
+                (0.02, 0.02, 0.022),
+                (0.3, 0.35, 0.5),
+                "patches" if rng.random() < 0.4 else "plain",
+                0.1,
+                0.1,
+                0.35,
+                0.05,
+            )
             b.add("box", (x, y, z + 0.3), (0.02, 0.26, 0.16), dark)
             b.add("box", (x - 0.03, y, z + 0.1), (0.02, 0.03, 0.1), dark)
             b.add("box", (x - 0.03, y, z + 0.01), (0.1, 0.13, 0.01), dark)
@@ -277,7 +317,13 @@ def floating(rng: Rng, complexity: float) -> World:
     present = rng.random() < 0.6
     ground = no_ground()
     if present:
-        ground = Ground(True, (rng.normal(0, 0.05), rng.normal(0, 0.05)), rolling(rng, 0.3 * scale, (3, 30), 4), palette.soil(rng), palette.soil(rng))
+        ground = Ground(
+            True,
+            (rng.normal(0, 0.05), rng.normal(0, 0.05)),
+            rolling(rng, 0.3 * scale, (3, 30), 4),
+            palette.soil(rng),
+            palette.soil(rng),
+        )
     if rng.random() < 0.7:
         far = rng.uniform(10, 40) * scale
         b.place((far, 0, 0), rng.normal(0, 0.4), 0, 0)
@@ -289,8 +335,11 @@ def floating(rng: Rng, complexity: float) -> World:
         shape = SHAPES[int(rng.choice(6, p=(0.3, 0.12, 0.2, 0.2, 0.1, 0.08)))]
         if shape == "cylinder" and rng.random() < 0.5:
             half = np.array([0.006 * x, 0.006 * x, 0.4 * x])
-        cut = Cut("foliage", rng.uniform(0, 0.4), float(half[0]), float(0.2 * half[0]), float(0.15 * half[0])) if (
-            shape == "ellipsoid" and rng.random() < 0.3) else Cut()  # fmt: skip
+        cut = (
+            Cut("foliage", rng.uniform(0, 0.4), float(half[0]), float(0.2 * half[0]), float(0.15 * half[0]))
+            if (shape == "ellipsoid" and rng.random() < 0.3)
+            else Cut()
+        )
         taper = (rng.uniform(0.08, 0.4), 0.0) if shape == "torus" else (rng.uniform(0, 0.95), rng.uniform(0, 0.95))
         b.add(shape, (0, 0, 0), half, palette.thing(rng).but(scale=float(half.max())), taper=taper, cut=cut)
     eye = (0.0, 0.0, ground.height(0, 0) + 1.2 * scale)

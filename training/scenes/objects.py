@@ -30,17 +30,43 @@ def car(b: Builder, rng: Rng, at: Place, yaw: float, detail: bool = True) -> Non
     hood, trunk = rng.uniform(0.22, 0.3) * (0.6 if van else 1), rng.uniform(0.02, 0.2) * (0.3 if van else 1)
     front, back = length / 2 - hood * length, -length / 2 + trunk * length
     shoulder = belt - rng.uniform(0.12, 0.24)
-    b.add("wedge", (0, 0, (low + shoulder) / 2), (length / 2 - 0.06, width / 2, (shoulder - low) / 2), paint, taper=(0.02, 0.03))
-    b.add("wedge", ((front + back) / 2, 0, (shoulder + belt) / 2), ((front - back) / 2 + 0.05, width / 2 * 0.985, (belt - shoulder) / 2), paint,
-          taper=(0.02, 0.06))  # fmt: skip
+    b.add(
+        "wedge",
+        (0, 0, (low + shoulder) / 2),
+        (length / 2 - 0.06, width / 2, (shoulder - low) / 2),
+        paint,
+        taper=(0.02, 0.03),
+    )
+    b.add(
+        "wedge",
+        ((front + back) / 2, 0, (shoulder + belt) / 2),
+        ((front - back) / 2 + 0.05, width / 2 * 0.985, (belt - shoulder) / 2),
+        paint,
+        taper=(0.02, 0.06),
+    )
     # Hood, trunk and bumpers are rounded.
     for start, end in ((front, length / 2), (back, -length / 2)):
-        b.add("ellipsoid", (start, 0, shoulder - 0.06), (abs(end - start) * 1.02, width / 2 * 0.97, belt - shoulder + 0.07), paint)
-        b.add("ellipsoid", (end * 0.93, 0, (low + shoulder) / 2), (length * 0.045, width / 2 * 0.98, (shoulder - low) * 0.45), paint)
+        b.add(
+            "ellipsoid",
+            (start, 0, shoulder - 0.06),
+            (abs(end - start) * 1.02, width / 2 * 0.97, belt - shoulder + 0.07),
+            paint,
+        )
+        b.add(
+            "ellipsoid",
+            (end * 0.93, 0, (low + shoulder) / 2),
+            (length * 0.045, width / 2 * 0.98, (shoulder - low) * 0.45),
+            paint,
+        )
     cabin = paint.but(glass="cabin")
     rake = rng.uniform(0.3, 0.5) * (0.5 if van else 1)
-    b.add("wedge", ((front + back) / 2, 0, (belt + height) / 2 - 0.02), ((front - back) / 2, width / 2 * 0.94, (height - belt) / 2 + 0.02),
-          cabin, taper=(rake, 0.2))  # fmt: skip
+    b.add(
+        "wedge",
+        ((front + back) / 2, 0, (belt + height) / 2 - 0.02),
+        ((front - back) / 2, width / 2 * 0.94, (height - belt) / 2 + 0.02),
+        cabin,
+        taper=(rake, 0.2),
+    )
     roof = (front - back) / 2 * (1 - rake) * 1.04
     b.add("ellipsoid", ((front + back) / 2, 0, height - 0.02), (roof, width / 2 * 0.78, 0.06), paint)
     radius = rng.uniform(0.29, 0.35)
@@ -57,8 +83,12 @@ def car(b: Builder, rng: Rng, at: Place, yaw: float, detail: bool = True) -> Non
     for side in (1, -1):
         b.add("ellipsoid", (front - 0.15, side * (width / 2 + 0.06), belt + 0.06), (0.07, 0.1, 0.07), paint)
         b.add("ellipsoid", (length / 2 - 0.12, side * width * 0.36, belt * 0.72), (0.14, 0.16, 0.08), _LAMP)
-        b.add("box", (-length / 2 + 0.05, side * width * 0.4, belt * 0.78), (0.06, 0.12, 0.09),
-              _LAMP.but(colour=(0.4, 0.02, 0.02)))  # fmt: skip
+        b.add(
+            "box",
+            (-length / 2 + 0.05, side * width * 0.4, belt * 0.78),
+            (0.06, 0.12, 0.09),
+            _LAMP.but(colour=(0.4, 0.02, 0.02)),
+        )
     for end in (1, -1):
         b.add("box", (end * (length / 2 - 0.02), 0, 0.45), (0.05, 0.26, 0.06), _LAMP.but(colour=(0.7, 0.7, 0.65)))
 
@@ -68,11 +98,20 @@ def truck(b: Builder, rng: Rng, at: Place, yaw: float) -> None:
     b.place(at, yaw)
     length, width, height = rng.uniform(5.5, 11), rng.uniform(2.2, 2.55), rng.uniform(2.5, 3.7)
     paint, side = palette.paint(rng), palette.paint(rng)
-    side = side.but(texture="panes" if rng.random() < 0.4 else "patches", scale=rng.uniform(0.9, 1.6),
-                    second=palette.hue(rng, 0.5, 0.4))  # fmt: skip
+    side = side.but(
+        texture="panes" if rng.random() < 0.4 else "patches",
+        scale=rng.uniform(0.9, 1.6),
+        second=palette.hue(rng, 0.5, 0.4),
+    )
     cab = rng.uniform(1.6, 2.3)
     b.add("box", (-cab / 2 - 0.1, 0, (0.9 + height) / 2), ((length - cab) / 2, width / 2, (height - 0.9) / 2), side)
-    b.add("wedge", (length / 2 - cab / 2, 0, 1.6), (cab / 2, width / 2 * 0.96, 1.15), paint.but(glass="cabin"), taper=(0.2, 0.05))
+    b.add(
+        "wedge",
+        (length / 2 - cab / 2, 0, 1.6),
+        (cab / 2, width / 2 * 0.96, 1.15),
+        paint.but(glass="cabin"),
+        taper=(0.2, 0.05),
+    )
     b.add("box", (0, 0, 0.7), (length / 2 * 0.97, width / 2 * 0.4, 0.2), _TYRE)
     for x in (length / 2 - 1.0, -length / 2 + 1.0, -length / 2 + 2.2):
         for y in (1, -1):
@@ -105,7 +144,14 @@ def tree(b: Builder, rng: Rng, at: Place, size: float = 1.0, blobs: int = 9, lea
         taper = 1.0 - 0.5 * (z - stem) / (height - stem)
         half = np.array([1, 1, rng.uniform(0.6, 0.9)]) * spread * rng.uniform(0.3, 0.6) * (9 / blobs) ** 0.3
         cut = Cut("foliage", rng.uniform(0.15, 0.45), clump, float(0.5 * half[0]), rng.uniform(0.04, 0.12))
-        b.add("ellipsoid", (r * taper * np.cos(angle), r * taper * np.sin(angle), z), half, leaf, rng.uniform(0, 3), cut=cut)
+        b.add(
+            "ellipsoid",
+            (r * taper * np.cos(angle), r * taper * np.sin(angle), z),
+            half,
+            leaf,
+            rng.uniform(0, 3),
+            cut=cut,
+        )
 
 
 def bush(b: Builder, rng: Rng, at: Place, size: float) -> None:
@@ -114,7 +160,13 @@ def bush(b: Builder, rng: Rng, at: Place, size: float) -> None:
     leaf = palette.leaves(rng)
     for _ in range(int(rng.integers(2, 6))):
         half = size * rng.uniform(0.35, 0.9, 3) * np.array([1, 1, 0.8])
-        cut = Cut("foliage", rng.uniform(0.1, 0.45), rng.uniform(0.2, 0.7) * size, float(0.5 * half[0]), rng.uniform(0.02, 0.06))
+        cut = Cut(
+            "foliage",
+            rng.uniform(0.1, 0.45),
+            rng.uniform(0.2, 0.7) * size,
+            float(0.5 * half[0]),
+            rng.uniform(0.02, 0.06),
+        )
         b.add("ellipsoid", (*rng.normal(0, size * 0.5, 2), half[2] * 0.7), half, leaf, rng.uniform(0, 3), cut=cut)
 
 
@@ -171,8 +223,13 @@ def bicycle(b: Builder, rng: Rng, at: Place, yaw: float, rider: bool) -> None:
     upright = along((0, 1, 0))
     for x in (0.52, -0.52):
         b.add("torus", (x, 0, 0.34), (0.32, 0.32, 0.32), _TYRE, upright, taper=(0.07, 0))
-    for start, end in (((-0.52, 0, 0.34), (-0.1, 0, 0.75)), ((-0.1, 0, 0.75), (0.4, 0, 0.72)), ((0.52, 0, 0.34), (0.4, 0, 0.95)),
-                       ((-0.1, 0, 0.34), (0.4, 0, 0.7)), ((0.38, -0.25, 1.0), (0.38, 0.25, 1.0))):  # fmt: skip
+    for start, end in (
+        ((-0.52, 0, 0.34), (-0.1, 0, 0.75)),
+        ((-0.1, 0, 0.75), (0.4, 0, 0.72)),
+        ((0.52, 0, 0.34), (0.4, 0, 0.95)),
+        ((-0.1, 0, 0.34), (0.4, 0, 0.7)),
+        ((0.38, -0.25, 1.0), (0.38, 0.25, 1.0)),
+    ):
         b.rod(start, end, 0.02, frame)
     b.add("ellipsoid", (-0.15, 0, 0.92), (0.13, 0.07, 0.04), _TYRE)
     if rider:
@@ -203,8 +260,15 @@ def sign(b: Builder, rng: Rng, at: Place, yaw: float) -> None:
     b.place(at, yaw + rng.normal(0, 0.15))
     height = rng.uniform(1.9, 2.8)
     b.add("cylinder", (0, 0, height / 2), (0.03, 0.03, height / 2), palette.metal(rng))
-    face = Material(palette.hue(rng, 0.9, 0.6), (0.8, 0.8, 0.8), palette.pick(rng, ("patches", "stripes", "plain")),
-                    rng.uniform(0.2, 0.6), 0.05, 0.1, 0.95)  # fmt: skip
+    face = Material(
+        palette.hue(rng, 0.9, 0.6),
+        (0.8, 0.8, 0.8),
+        palette.pick(rng, ("patches", "stripes", "plain")),
+        rng.uniform(0.2, 0.6),
+        0.05,
+        0.1,
+        0.95,
+    )
     size = rng.uniform(0.25, 0.45)
     if rng.random() < 0.5:
         b.add("cylinder", (-0.05, 0, height - size), (size, size, 0.012), face, along((1, 0, 0)))
@@ -275,20 +339,44 @@ def building(b: Builder, rng: Rng, at: Place, yaw: float, length: float, detail:
     bays = max(1, round(length / rng.uniform(2.2, 4.0)))
     if detail and rng.random() < 0.8:
         cut = Cut("windows", length / bays, storey, rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.65))
-        b.add("box", (0, recess / 2, storey * storeys / 2), (length / 2, recess / 2, storey * storeys / 2),
-              stone, cut=_aligned(cut, bays, storeys))  # fmt: skip
-        b.add("box", (0, recess + 0.02 + depth / 2, storey * storeys / 2), (length / 2, depth / 2, storey * storeys / 2),
-              palette.window_pane(rng))  # fmt: skip
-        b.add("box", (0, depth / 2, (height + storey * storeys) / 2), (length / 2, depth / 2, (height - storey * storeys) / 2 + 0.01), stone)
+        b.add(
+            "box",
+            (0, recess / 2, storey * storeys / 2),
+            (length / 2, recess / 2, storey * storeys / 2),
+            stone,
+            cut=_aligned(cut, bays, storeys),
+        )
+        b.add(
+            "box",
+            (0, recess + 0.02 + depth / 2, storey * storeys / 2),
+            (length / 2, depth / 2, storey * storeys / 2),
+            palette.window_pane(rng),
+        )
+        b.add(
+            "box",
+            (0, depth / 2, (height + storey * storeys) / 2),
+            (length / 2, depth / 2, (height - storey * storeys) / 2 + 0.01),
+            stone,
+        )
         if rng.random() < 0.5:
             b.add("box", (0, recess - 0.02, storey * 0.13), (length / 2, recess, storey * 0.13), palette.wall(rng))
     else:
-        b.add("box", (0, depth / 2, height / 2), (length / 2, depth / 2, height / 2), stone.but(texture="panes", scale=storey, glass="panes"))
+        b.add(
+            "box",
+            (0, depth / 2, height / 2),
+            (length / 2, depth / 2, height / 2),
+            stone.but(texture="panes", scale=storey, glass="panes"),
+        )
     if rng.random() < 0.7:
         rise = rng.uniform(1.0, 4.0)
         over = rng.uniform(0.1, 0.5)
-        b.add("wedge", (0, depth / 2, height + rise / 2), (length / 2 + over, depth / 2 + over, rise / 2),
-              palette.wall(rng).but(texture="bricks", scale=0.6), taper=(0.0 if rng.random() < 0.6 else 0.5, 0.97))  # fmt: skip
+        b.add(
+            "wedge",
+            (0, depth / 2, height + rise / 2),
+            (length / 2 + over, depth / 2 + over, rise / 2),
+            palette.wall(rng).but(texture="bricks", scale=0.6),
+            taper=(0.0 if rng.random() < 0.6 else 0.5, 0.97),
+        )
     if not detail:
         return
     door = rng.uniform(-0.4, 0.4) * length

@@ -33,10 +33,10 @@ def _road_ground(rng: Rng, lanes: int, bend: float) -> Ground:
 
 def street(rng: Rng, complexity: float) -> World:
     """A town street: houses, parked and moving cars, sidewalks with kerbs, trees, poles, signs, people, wires."""
-    b, ground = Builder(), _road_ground(rng, int(rng.integers(1, 5)), 0.003)
+    b, ground = Builder(), _road_ground(rng, int(rng.choice((1, 2, 2, 3, 4, 4))), 0.003)
     road = Road(ground)
     walk = rng.uniform(1.5, 4.5)
-    parking = rng.random() < 0.6
+    parking = rng.random() < 0.7
     kerb = rng.uniform(0.08, 0.16)
     edge = road.half + (2.2 if parking and rng.random() < 0.5 else 0.0)
     for side in (1, -1):
@@ -84,10 +84,23 @@ def _frontage(b: Builder, rng: Rng, road: Road, side: int, line: float, kerb: fl
             for _ in range(int(rng.integers(1, 3))):
                 at = road.place(along + rng.uniform(0, length), side * (line + rng.uniform(2, 10)))
                 objects.tree(b, rng, at, rng.uniform(0.7, 1.3), _blobs(rng, along))
-        if setback > 1.5 and rng.random() < 0.7:
-            border = objects.hedge if rng.random() < 0.4 else objects.fence
-            border(b, rng, road.place(middle, side * (line + 0.3), kerb), yaw, length)
+        if setback > 1.5:
+            if rng.random() < 0.7:
+                border = objects.hedge if rng.random() < 0.4 else objects.fence
+                border(b, rng, road.place(middle, side * (line + 0.3), kerb), yaw, length)
+            _garden(b, rng, road, side, (along, length, line, setback))
         along += length + (rng.uniform(0, 6) if rng.random() < 0.5 else 0.0)
+
+
+def _garden(b: Builder, rng: Rng, road: Road, side: int, plot: tuple[float, float, float, float]) -> None:
+    """Bushes and small trees before a house; ``plot``: start, length, distance of its border and depth, metres."""
+    start, length, line, depth = plot
+    for _ in range(rng.poisson(0.12 * length)):
+        along, left = start + rng.uniform(0, length), side * (line + rng.uniform(0.6, depth))
+        if rng.random() < 0.75:
+            objects.bush(b, rng, road.place(along, left), rng.uniform(0.4, 1.4))
+        else:
+            objects.tree(b, rng, road.place(along, left), rng.uniform(0.4, 0.8), _blobs(rng, along))
 
 
 def _parked(b: Builder, rng: Rng, road: Road, side: int, edge: float, complexity: float) -> None:
@@ -108,7 +121,7 @@ def _blobs(rng: Rng, distance: float) -> int:
 def _traffic(b: Builder, rng: Rng, road: Road, complexity: float, fast: bool = False) -> None:
     lanes = max(1, round(2 * road.half / road.lane))
     taken = []
-    for _ in range(rng.poisson(2.2 * complexity)):
+    for _ in range(rng.poisson(2.8 * complexity)):
         lane = (rng.integers(lanes) + 0.5) * road.lane - road.half
         along = float(np.exp(rng.uniform(np.log(6), np.log(70))))
         if any(abs(lane - other) < 1 and abs(along - place) < 9 for other, place in taken):
@@ -117,7 +130,7 @@ def _traffic(b: Builder, rng: Rng, road: Road, complexity: float, fast: bool = F
         yaw = road.direction(along) + (np.pi if lane > 0 else 0) + rng.normal(0, 0.03)
         at = road.place(along, lane + rng.normal(0, 0.2))
         what = rng.random()
-        if what < 0.75 or fast and what > 0.93:
+        if what < 0.75 or (fast and what > 0.93):
             objects.car(b, rng, at, yaw, along < 35)
         elif along > 14 and (fast or what < 0.88):
             objects.truck(b, rng, at, yaw)
@@ -129,8 +142,8 @@ def _furniture(
     b: Builder, rng: Rng, road: Road, side: int, edge: float, walk: float, kerb: float, complexity: float
 ) -> None:
     row = rng.random() < 0.45
-    for _ in range(rng.poisson(6 * complexity)):
-        along = float(np.exp(rng.uniform(np.log(4), np.log(70))))
+    for _ in range(rng.poisson(9 * complexity)):
+        along = float(np.exp(rng.uniform(np.log(6), np.log(70))))
         near, far = edge + 0.35, edge + walk - 0.3
         yaw = road.direction(along)
         at_kerb = road.place(along, side * near, kerb)
@@ -163,7 +176,9 @@ def near_edge(edge: float) -> float:
 def _crossing_house(b: Builder, rng: Rng, road: Road) -> None:
     """The street ends at a house front, as at a crossing."""
     along = rng.uniform(30, 75)
-    objects.building(b, rng, road.place(along, rng.normal(0, 4)), road.direction(along) - np.pi / 2, rng.uniform(14, 30))
+    objects.building(
+        b, rng, road.place(along, rng.normal(0, 4)), road.direction(along) - np.pi / 2, rng.uniform(14, 30)
+    )
 
 
 def _wires(b: Builder, rng: Rng, road: Road, edge: float) -> None:
@@ -195,7 +210,12 @@ def highway(rng: Rng, complexity: float) -> World:
         for y in (road.half + 1, -road.half - 1):
             b.add("cylinder", (0, y, 3.2), (0.2, 0.2, 3.4), steel)
         b.add("box", (0, 0, 6.4), (0.15, road.half + 1, 0.2), steel)
-        b.add("box", (-0.2, rng.normal(0, 2), 6.2), (0.05, rng.uniform(1.5, 3), 1.2), palette.thing(rng).but(reflectivity=0.95))
+        b.add(
+            "box",
+            (-0.2, rng.normal(0, 2), 6.2),
+            (0.05, rng.uniform(1.5, 3), 1.2),
+            palette.thing(rng).but(reflectivity=0.95),
+        )
     eye = (0.0, 0.0, ground.height(0, 0) + rng.uniform(1.2, 2.2))
     return finish(b, ground, daylight(rng), eye, _tilt(rng))
 
@@ -226,8 +246,16 @@ def nature(rng: Rng, complexity: float) -> World:
     """Paths, meadows, parks and woods on uneven ground."""
     grass = palette.soil(rng)
     path = rng.random() < 0.7
-    lanes = (rng.uniform(0.8, 2.0), float(rng.normal(0, 0.8)), 100.0, float(rng.normal(0, 0.01)), float(rng.normal(0, 0.1)))
-    waves = np.concatenate([rolling(rng, rng.uniform(0.2, 1.2), (12, 60), 3), rolling(rng, rng.uniform(0.02, 0.12), (1.0, 6.0), 3)])
+    lanes = (
+        rng.uniform(0.8, 2.0),
+        float(rng.normal(0, 0.8)),
+        100.0,
+        float(rng.normal(0, 0.01)),
+        float(rng.normal(0, 0.1)),
+    )
+    waves = np.concatenate(
+        [rolling(rng, rng.uniform(0.2, 1.2), (12, 60), 3), rolling(rng, rng.uniform(0.02, 0.12), (1.0, 6.0), 3)]
+    )
     earth = Material(palette.shift(rng, (0.16, 0.13, 0.1), 0.3), (0.1, 0.08, 0.06), "grass", 0.5, 0.4)
     slope = (rng.normal(0, 0.04), rng.normal(0, 0.05))
     ground = Ground(True, slope, waves, earth if path else grass, grass, lanes if path else (0.0,) * 5)
@@ -235,7 +263,13 @@ def nature(rng: Rng, complexity: float) -> World:
     clear, wood = rng.uniform(1.5, 5), rng.random() < 0.5
     for side in (1, -1):
         if rng.random() < 0.65:
-            _wood_edge(b, rng, road, side * (clear + rng.exponential(4) + 1.5), float(np.exp(rng.uniform(np.log(0.8), np.log(5)))))
+            _wood_edge(
+                b,
+                rng,
+                road,
+                side * (clear + rng.exponential(4) + 1.5),
+                float(np.exp(rng.uniform(np.log(0.8), np.log(5)))),
+            )
     _horizon(b, rng, road)
     for _ in range(rng.poisson((11 if wood else 5) * complexity)):
         at = _beside(rng, road, clear, 60)
@@ -253,7 +287,9 @@ def nature(rng: Rng, complexity: float) -> World:
         objects.person(b, rng, _beside(rng, road, 0.2, 25), rng.uniform(0, 6.28))
     for _ in range(rng.poisson(0.8)):
         along = rng.uniform(4, 30)
-        objects.fence(b, rng, road.place(along, rng.choice([-1, 1]) * rng.uniform(2, 8)), rng.uniform(0, 3.14), rng.uniform(4, 14))
+        objects.fence(
+            b, rng, road.place(along, rng.choice([-1, 1]) * rng.uniform(2, 8)), rng.uniform(0, 3.14), rng.uniform(4, 14)
+        )
     eye = (0.0, 0.0, ground.height(0, 0) + rng.uniform(0.4, 1.6))
     return finish(b, ground, daylight(rng), eye, _tilt(rng, 1.8))
 
@@ -290,23 +326,43 @@ def _beside(rng: Rng, road: Road, clear: float, far: float) -> tuple[float, floa
 
 def yard(rng: Rng, complexity: float) -> World:
     """A yard or warehouse: containers, pallets, racks, barrels, pipes, a hall around or behind."""
-    ground = Ground(True, (rng.normal(0, 0.005), rng.normal(0, 0.005)), rolling(rng, 0.02, (8, 40), 2), palette.asphalt(rng),
-                    palette.paving(rng), (rng.uniform(2, 30), 0.0, rng.uniform(2, 5), 0.0, rng.normal(0, 0.5)))  # fmt: skip
+    ground = Ground(
+        True,
+        (rng.normal(0, 0.005), rng.normal(0, 0.005)),
+        rolling(rng, 0.02, (8, 40), 2),
+        palette.asphalt(rng),
+        palette.paving(rng),
+        (rng.uniform(2, 30), 0.0, rng.uniform(2, 5), 0.0, rng.normal(0, 0.5)),
+    )
     b = Builder()
     if rng.random() < 0.5:
         b.place((rng.uniform(5, 25), rng.uniform(-5, 5), 0), rng.normal(0, 0.2))
-        b.add("box", (0, 0, 2.5), (rng.uniform(28, 45), rng.uniform(8, 20), rng.uniform(3, 5)), palette.wall(rng), casts_shadow=False)
+        b.add(
+            "box",
+            (0, 0, 2.5),
+            (rng.uniform(28, 45), rng.uniform(8, 20), rng.uniform(3, 5)),
+            palette.wall(rng),
+            casts_shadow=False,
+        )
     for _ in range(rng.poisson(14 * complexity) + 4):
         x = float(np.exp(rng.uniform(np.log(3), np.log(40))))
         y = rng.uniform(-0.8, 0.8) * x + rng.normal(0, 1)
         at, yaw, what = (x, y, ground.height(x, y)), rng.normal(0, 0.3) + rng.integers(4) * np.pi / 2, rng.random()
         b.place(at, yaw)
         if what < 0.25 and x > 8:
-            b.add("box", (0, 0, 1.3), (rng.uniform(2, 6), 1.2, 1.3), palette.thing(rng).but(texture="stripes", scale=0.25))
+            b.add(
+                "box", (0, 0, 1.3), (rng.uniform(2, 6), 1.2, 1.3), palette.thing(rng).but(texture="stripes", scale=0.25)
+            )
         elif what < 0.5:
             for k in range(int(rng.integers(1, 4))):
                 half = rng.uniform(0.2, 0.6, 3)
-                b.add("box", (*rng.normal(0, 0.15, 2), 0.15 + k * 0.8 + half[2] * 0.5), half, palette.thing(rng), rng.normal(0, 0.1))
+                b.add(
+                    "box",
+                    (*rng.normal(0, 0.15, 2), 0.15 + k * 0.8 + half[2] * 0.5),
+                    half,
+                    palette.thing(rng),
+                    rng.normal(0, 0.1),
+                )
         elif what < 0.65:
             b.add("cylinder", (0, 0, 0.45), (0.3, 0.3, 0.45), palette.thing(rng))
         elif what < 0.8:
@@ -329,4 +385,10 @@ def rack(b: Builder, rng: Rng, width: float, height: float) -> None:
         b.add("box", (0, 0, z), (width / 2, 0.5, 0.04), steel)
         for _ in range(int(rng.integers(0, 4))):
             half = rng.uniform(0.1, 0.35, 3)
-            b.add("box", (rng.uniform(-0.4, 0.4) * width, rng.normal(0, 0.1), z + 0.04 + half[2]), half, palette.thing(rng), rng.normal(0, 0.2))
+            b.add(
+                "box",
+                (rng.uniform(-0.4, 0.4) * width, rng.normal(0, 0.1), z + 0.04 + half[2]),
+                half,
+                palette.thing(rng),
+                rng.normal(0, 0.2),
+            )

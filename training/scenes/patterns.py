@@ -42,12 +42,52 @@ def elevations(kind: str) -> npt.NDArray[np.float64]:
         high = np.array([15.0, 11.0, 8.0, 5.0, 3.0])
         return np.concatenate([high, dense, low])[:64]
     if kind == "vlp32":
-        return np.array([15, 10.333, 7, 4.667, 3.333, 2.333, 1.667, 1.333, 1, 0.667, 0.333, 0, -0.333, -0.667, -1, -1.333, -1.667,
-                         -2, -2.333, -2.667, -3, -3.333, -3.667, -4, -4.667, -5.333, -6.148, -7.254, -8.843, -11.31, -15.639, -25.0])  # fmt: skip
+        return np.array(
+            [
+                15,
+                10.333,
+                7,
+                4.667,
+                3.333,
+                2.333,
+                1.667,
+                1.333,
+                1,
+                0.667,
+                0.333,
+                0,
+                -0.333,
+                -0.667,
+                -1,
+                -1.333,
+                -1.667,
+                -2,
+                -2.333,
+                -2.667,
+                -3,
+                -3.333,
+                -3.667,
+                -4,
+                -4.667,
+                -5.333,
+                -6.148,
+                -7.254,
+                -8.843,
+                -11.31,
+                -15.639,
+                -25.0,
+            ]
+        )
     uniform = {
-        "vlp16": (15, -15, 16), "os1_64": (16.6, -16.6, 64), "os0_64": (22.5, -22.5, 64), "os1_32": (16.6, -16.6, 32),
-        "os1_128": (22.5, -22.5, 128), "vls128": (15, -25, 128), "hdl32": (10.67, -30.67, 32), "os1_16": (16.6, -16.6, 16),
-    }  # fmt: skip
+        "vlp16": (15, -15, 16),
+        "os1_64": (16.6, -16.6, 64),
+        "os0_64": (22.5, -22.5, 64),
+        "os1_32": (16.6, -16.6, 32),
+        "os1_128": (22.5, -22.5, 128),
+        "vls128": (15, -25, 128),
+        "hdl32": (10.67, -30.67, 32),
+        "os1_16": (16.6, -16.6, 16),
+    }
     top, bottom, count = uniform[kind]
     return np.linspace(top, bottom, count)
 
@@ -109,11 +149,15 @@ def _spinning(camera: Camera, rng: Rng, yaw: float, origin: npt.NDArray[np.float
 def _roof(camera: Camera, rng: Rng, yaw: float) -> Tuple[Beams, ...]:
     """Several dense LiDARs on one roof, merged into one cloud without scan lines."""
     lift, beams = rng.uniform(0.1, 1.2), []
-    for k in range(int(rng.integers(2, 5))):
-        origin = camera.eye + turn(yaw) @ np.array([rng.uniform(-1, 0.6), rng.uniform(-0.8, 0.8), lift + rng.normal(0, 0.05)])
+    for _k in range(int(rng.integers(2, 5))):
+        origin = camera.eye + turn(yaw) @ np.array(
+            [rng.uniform(-1, 0.6), rng.uniform(-0.8, 0.8), lift + rng.normal(0, 0.05)]
+        )
         lines = np.linspace(12, -20, int(rng.integers(24, 48))) + rng.normal(0, 0.2)
         span, step = _half_view(camera), rng.uniform(0.15, 0.4)
-        angle = np.radians(np.arange(-span, span, step))[None] + np.radians(rng.uniform(-0.5, 0.5, (len(lines), 1)) * step)
+        angle = np.radians(np.arange(-span, span, step))[None] + np.radians(
+            rng.uniform(-0.5, 0.5, (len(lines), 1)) * step
+        )
         tilt = turn(yaw, rng.normal(0, 0.08), rng.normal(0, 0.12))
         directions = _directions(angle, np.broadcast_to(np.radians(lines)[:, None], angle.shape)) @ tilt.T
         ring = np.full(directions.shape[0], -1, np.int16)
@@ -149,14 +193,20 @@ def _depth_camera(camera: Camera, rng: Rng) -> Beams:
     height, width = camera.size
     coarse = rng.random() < 0.35
     step = rng.uniform(8, 28) if coarse else rng.uniform(2.0, 5.0)
-    v, u = np.meshgrid(np.arange(rng.uniform(0, step), height, step), np.arange(rng.uniform(0, step), width, step), indexing="ij")
+    v, u = np.meshgrid(
+        np.arange(rng.uniform(0, step), height, step), np.arange(rng.uniform(0, step), width, step), indexing="ij"
+    )
     x, y = (u.reshape(-1) - camera.K[0, 2]) / camera.K[0, 0], (v.reshape(-1) - camera.K[1, 2]) / camera.K[1, 1]
     rays = np.stack([x, y, np.ones_like(x)], 1)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     directions = rays @ camera.axes
-    origin = camera.eye + camera.axes.T @ np.array([rng.choice([-1, 1]) * rng.uniform(0.01, 0.08), rng.normal(0, 0.01), 0.0])
+    origin = camera.eye + camera.axes.T @ np.array(
+        [rng.choice([-1, 1]) * rng.uniform(0.01, 0.08), rng.normal(0, 0.01), 0.0]
+    )
     ring = np.full(len(directions), -1, np.int16)
-    return Beams(origin, directions, directions, ring, np.zeros(len(directions)), "dtof" if coarse else "depth_camera", 0)
+    return Beams(
+        origin, directions, directions, ring, np.zeros(len(directions)), "dtof" if coarse else "depth_camera", 0
+    )
 
 
 def _directions(azimuth: npt.NDArray[np.float64], elevation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -180,7 +230,20 @@ def _inside(camera: Camera, beams: Beams) -> Beams:
         with np.errstate(divide="ignore", invalid="ignore"):
             u = camera.K[0, 0] * seen[:, 0] / seen[:, 2] + camera.K[0, 2]
             v = camera.K[1, 1] * seen[:, 1] / seen[:, 2] + camera.K[1, 2]
-        inside = (u > -_MARGIN * width) & (u < (1 + _MARGIN) * width) & (v > -_MARGIN * height) & (v < (1 + _MARGIN) * height)
+        inside = (
+            (u > -_MARGIN * width)
+            & (u < (1 + _MARGIN) * width)
+            & (v > -_MARGIN * height)
+            & (v < (1 + _MARGIN) * height)
+        )
         keep |= inside & (seen[:, 2] > 0.1)
     keep &= beams.true @ camera.axes[2] > 0.1
-    return Beams(beams.origin, beams.true[keep], beams.nominal[keep], beams.ring[keep], beams.azimuth[keep], beams.kind, beams.lines)
+    return Beams(
+        beams.origin,
+        beams.true[keep],
+        beams.nominal[keep],
+        beams.ring[keep],
+        beams.azimuth[keep],
+        beams.kind,
+        beams.lines,
+    )

@@ -1,4 +1,4 @@
-"""What LiDARs report: noise, mixed pixels at edges, drop-outs, glass, ghosts, wrong calibration, motion of the vehicle."""
+"""What LiDARs report: noise, mixed pixels at edges, drop-outs, glass, ghosts, wrong calibration, motion."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def probes(beams: Beams, rng: Rng) -> Tuple[Beams, npt.NDArray[np.int64]]:
     chosen = np.flatnonzero(rng.random(len(beams.true)) < _PROBED)
     turned = beams.true[chosen] + rng.normal(0, _SPREAD / 2, (len(chosen), 3))
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-    return replace(
-        beams, true=turned, nominal=turned, ring=beams.ring[chosen], azimuth=beams.azimuth[chosen]
-    ), chosen
+    return replace(beams, true=turned, nominal=turned, ring=beams.ring[chosen], azimuth=beams.azimuth[chosen]), chosen
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,8 @@ def draw_faults(kind: str, rng: Rng, strength: float) -> Faults:
     moving = rng.random() < 0.35 and not close
     velocity = np.array([rng.uniform(0, 12), rng.normal(0, 0.3), 0.0]) * (strength if moving else 0)
     return Faults(
-        sigma=strength * (rng.uniform(0.001, 0.006) if close else rng.uniform(0.005, 0.025)),
-        relative=strength * (rng.uniform(0.001, 0.004) if close else rng.uniform(0.0003, 0.0015)),
+        sigma=strength * (rng.uniform(0.001, 0.006) if close else rng.uniform(0.003, 0.02)),
+        relative=strength * (rng.uniform(0.001, 0.004) if close else rng.uniform(0.0, 0.001)),
         far=float(rng.uniform(4.0, 8.0) if close else rng.uniform(60, 120)),
         drop=strength * float(rng.uniform(0.3, 1.5)),
         ghosts=strength * float(rng.choice([0.0, rng.uniform(0, 0.01)])),
@@ -89,7 +87,9 @@ def _rotation(vector: Array) -> Array:
     return turn(z) @ turn(0, y) @ turn(0, 0, x)
 
 
-def measured(echoes: Echoes, second: Echoes, of: npt.NDArray[np.int64], beams: Beams, faults: Faults, rng: Rng) -> Array:
+def measured(
+    echoes: Echoes, second: Echoes, of: npt.NDArray[np.int64], beams: Beams, faults: Faults, rng: Rng
+) -> Array:
     """(N,) reported ranges in metres; inf = no return."""
     close = beams.kind in ("depth_camera", "dtof")
     r = echoes.range.copy()
@@ -136,18 +136,20 @@ def _signal(r: Array, echoes: Echoes, far: float, close: bool) -> Array:
     """Chance to lose a return: grazing, far and dark surfaces come back weakly."""
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.where(np.isfinite(r), r, far)
-        power = echoes.reflectivity * np.clip(echoes.incidence, 0.02, 1.0) * (far / np.maximum(distance, 1.0)) ** (2 if not close else 1)
+        power = (
+            echoes.reflectivity
+            * np.clip(echoes.incidence, 0.02, 1.0)
+            * (far / np.maximum(distance, 1.0)) ** (2 if not close else 1)
+        )
         need = 0.05 if close else 0.16
         weak = 1.0 / (1.0 + (power / need) ** 2)
         return weak + 0.01 + (0.4 * (echoes.incidence < 0.12) if close else 0.0)
 
 
-def to_scan(
-    beams: Sequence[Beams], ranges: Sequence[Array], camera: Camera, faults: Faults
-) -> LidarScan:
+def to_scan(beams: Sequence[Beams], ranges: Sequence[Array], camera: Camera, faults: Faults) -> LidarScan:
     """The sweep in the camera's optical frame by the nominal calibration."""
     parts, rings = [], []
-    for head, r in zip(beams, ranges):
+    for head, r in zip(beams, ranges, strict=True):
         ok = np.isfinite(r)
         offset = (head.origin - camera.eye) @ camera.axes.T
         local = (head.nominal[ok] * r[ok, None]) @ camera.axes.T

@@ -12,20 +12,24 @@ from mf_ros.errors import ConfigError
 from mf_training.scenes import indoor, outdoor
 from mf_training.scenes.appearance import albedo, haze, shade, sky
 from mf_training.scenes.camera import TILE, Camera, draw_camera, from_tiles, perspective_rects, pixel_rays, to_tiles
-from mf_training.scenes.caster import Hits, View, cast_all, cast_tiles, make_batch
+from mf_training.scenes.caster import Hits, View, cast_all, cast_tiles, make_batch, outlines
 from mf_training.scenes.palette import Rng
 from mf_training.scenes.patterns import Beams, draw_beams
 from mf_training.scenes.photo import develop
 from mf_training.scenes.returns import Echoes, draw_faults, measured, probes, to_scan
 from mf_training.scenes.shapes import REFLECTIVITY, along
 from mf_training.scenes.surface_points import SurfacePoints, glass, surface_points
-from mf_training.scenes.types import KINDS, LidarScan, Scene, SceneConfig
+from mf_training.scenes.types import DEFAULT_CONFIG, KINDS, LidarScan, Scene, SceneConfig
 from mf_training.scenes.world import World
 
 WORLDS = {
-    "street": outdoor.street, "highway": outdoor.highway, "nature": outdoor.nature, "yard": outdoor.yard,
-    "room": indoor.room, "floating": indoor.floating,
-}  # fmt: skip
+    "street": outdoor.street,
+    "highway": outdoor.highway,
+    "nature": outdoor.nature,
+    "yard": outdoor.yard,
+    "room": indoor.room,
+    "floating": indoor.floating,
+}
 DEPTH_RANGE_M = (0.3, 120.0)
 _LAYOUT, _CAMERA, _PHOTO, _SCAN = 0, 1, 2, 16
 _BEAM_TILE = 128
@@ -41,7 +45,7 @@ def make_scene(
     size: Tuple[int, int] = (320, 512),
     device: Any = "cpu",
     scans: int = 3,
-    config: SceneConfig = SceneConfig(),
+    config: SceneConfig = DEFAULT_CONFIG,
 ) -> Scene:
     """The scene of a seed: the same in every process for the same seed, size and configuration.
 
@@ -62,15 +66,26 @@ def make_scene(
     tiles = to_tiles(rays)
     direction = torch.from_numpy(tiles)
     rects = perspective_rects(camera.axes, tiles)
-    hits = cast_tiles(world.table, world.ground, camera.eye.astype(np.float32), direction, camera.view(), rects)
+    eye = camera.eye.astype(np.float32)
+    hits = cast_tiles(world.table, world.ground, eye, direction, outlines(world.table, camera.view(), rects))
     lit = _lit_tiles(world, camera, direction, hits)
     order = {"t": hits.t.numpy(), "what": hits.what.numpy(), "lit": lit.numpy()}
     t, what, lit_image = (torch.from_numpy(from_tiles(order[name], size)) for name in ("t", "what", "lit"))
 
-    def cast(beams: Beams) -> Tuple[torch.Tensor, Hits]:
-        return _cast_beams(world, camera, beams)
+    def cast(heads: Sequence[Beams]) -> List[Tuple[torch.Tensor, Hits]]:
+        return _cast_beams(world, camera, heads)
 
-    return _compose(seed, kind, world, camera, rays, cosine, Hits(t, what), lit_image, _scan_all(seed, world, camera, scans, config, cast))
+    return _compose(
+        seed,
+        kind,
+        world,
+        camera,
+        rays,
+        cosine,
+        Hits(t, what),
+        lit_image,
+        _scan_all(seed, world, camera, scans, config, cast),
+    )
 
 
 def _check(seed: int, size: Tuple[int, int], config: SceneConfig) -> None:
@@ -80,7 +95,9 @@ def _check(seed: int, size: Tuple[int, int], config: SceneConfig) -> None:
         raise ConfigError(f"A scene's size must be multiples of {2 * TILE}, not {size[0]} x {size[1]}.")
     unknown = set(config.kinds) - set(KINDS)
     if unknown or not sum(config.kinds.values()) > 0 or min(config.kinds.values()) < 0:
-        raise ConfigError(f"The weights of scenes must be positive numbers for some of {', '.join(KINDS)}: {config.kinds}.")
+        raise ConfigError(
+            f"The weights of scenes must be positive numbers for some of {', '.join(KINDS)}: {config.kinds}."
+        )
 
 
 def _draw(seed: int, size: Tuple[int, int], config: SceneConfig) -> Tuple[str, World, Camera]:
@@ -102,8 +119,8 @@ def _worth_seeing(world: World, camera: Camera) -> bool:
     """True unless something fills the view from very near, or there is hardly anything in it."""
     rays = pixel_rays(camera)[0][:, 8::20, 8::32]
     tiles = np.ascontiguousarray(rays.reshape(3, 1, -1))
-    hits = cast_tiles(world.table, world.ground, camera.eye.astype(np.float32), torch.from_numpy(tiles), camera.view(),
-                      perspective_rects(camera.axes, tiles))  # fmt: skip
+    outline = outlines(world.table, camera.view(), perspective_rects(camera.axes, tiles))
+    hits = cast_tiles(world.table, world.ground, camera.eye.astype(np.float32), torch.from_numpy(tiles), outline)
     t, what = hits.t.numpy(), hits.what.numpy()
     close, least = (0.6, 8) if world.indoors else (2.2, 5)
     return bool((t < close).mean() < 0.12 and np.isinf(t).mean() < 0.7 and len(np.unique(what)) >= least)
@@ -126,10 +143,14 @@ def _lit_tiles(world: World, camera: Camera, direction: torch.Tensor, hits: Hits
     view = _sun_view(world)
     flat = torch.einsum("ij,jtn->itn", torch.from_numpy(view.axes.astype(np.float32)), points)
     big = torch.full_like(t, 1e9)
-    low, high = (torch.where(seen, part, big).amin(1) for part in flat), (torch.where(seen, part, -big).amax(1) for part in flat)
+    low, high = (
+        (torch.where(seen, part, big).amin(1) for part in flat),
+        (torch.where(seen, part, -big).amax(1) for part in flat),
+    )
     (u0, v0, w0), (u1, v1, _) = tuple(low), tuple(high)
     rects = torch.stack([u0, u1, v0, v1, w0, w0], 1).numpy()
-    found = cast_tiles(world.table, world.ground, points, np.asarray(world.light.sun, np.float32), view, rects, shadow=True)
+    sun, outline = np.asarray(world.light.sun, np.float32), outlines(world.table, view, rects)
+    found = cast_tiles(world.table, world.ground, points, sun, outline, shadow=True)
     lit = (~torch.isfinite(found.t)).float()
     n = TILE // 2
     return lit.view(-1, n, n).repeat_interleave(2, 1).repeat_interleave(2, 2).reshape(hits.t.shape)
@@ -140,47 +161,71 @@ def _every_second(tiles: torch.Tensor) -> torch.Tensor:
     return grid.reshape(grid.shape[0], -1)
 
 
-def _cast_beams(world: World, camera: Camera, beams: Beams) -> Tuple[torch.Tensor, Hits]:
-    """Cast a sensor's beams on the CPU; returns the directions (3, N) and hits (N,)."""
-    count = len(beams.true)
-    padded = np.concatenate([beams.true, np.repeat(beams.true[-1:], -count % _BEAM_TILE, 0)]).astype(np.float32)
-    tiles = np.ascontiguousarray(padded.T).reshape(3, -1, _BEAM_TILE)
-    rects = perspective_rects(camera.axes, tiles)
-    view = View(camera.axes, beams.origin)
-    hits = cast_tiles(world.table, world.ground, beams.origin.astype(np.float32), torch.from_numpy(tiles), view, rects)
-    flat = Hits(hits.t.reshape(-1)[:count], hits.what.reshape(-1)[:count])
-    return torch.from_numpy(np.ascontiguousarray(padded[:count].T)), flat
+def _cast_beams(world: World, camera: Camera, heads: Sequence[Beams]) -> List[Tuple[torch.Tensor, Hits]]:
+    """Cast all sensors' beams at once on the CPU; returns the directions (3, N) and hits (N,) of each."""
+    directions, origins, found = [], [], []
+    for head in heads:
+        padded = np.concatenate([head.true, np.repeat(head.true[-1:], -len(head.true) % _BEAM_TILE, 0)]).astype(
+            np.float32
+        )
+        tiles = np.ascontiguousarray(padded.T).reshape(3, -1, _BEAM_TILE)
+        rects = perspective_rects(camera.axes, tiles)
+        found.append(outlines(world.table, View(camera.axes, head.origin), rects))
+        directions.append(tiles)
+        origins.append(np.broadcast_to(head.origin.astype(np.float32)[:, None, None], (3, tiles.shape[1], 1)))
+    outline = np.concatenate([o[0] for o in found], 1), np.concatenate([o[1] for o in found], 1)
+    origin, direction = torch.from_numpy(np.concatenate(origins, 1)), torch.from_numpy(np.concatenate(directions, 1))
+    hits = cast_tiles(world.table, world.ground, origin, direction, outline)
+    result, start = [], 0
+    for head, tiles in zip(heads, directions, strict=True):
+        part, count = slice(start, start + tiles.shape[1]), len(head.true)
+        own = Hits(hits.t[part].reshape(-1)[:count], hits.what[part].reshape(-1)[:count])
+        result.append((direction[:, part].reshape(3, -1)[:, :count], own))
+        start += tiles.shape[1]
+    return result
 
 
 def _scan_all(seed: int, world: World, camera: Camera, scans: int, config: SceneConfig, cast: Any) -> List[LidarScan]:
-    result = []
+    """All sweeps of a scene: their beams are drawn, cast together, and turned into what the sensors report."""
+    drawn = []
     for k in range(scans):
         rng = _rng(seed, _SCAN + k)
         heads = [head for head in draw_beams(camera, world.indoors, rng) if len(head.true)]
-        if not heads:
-            empty = np.zeros((0, 3), np.float32)
-            result.append(LidarScan(empty, np.zeros(0, np.int16), "none", 0))
-            continue
-        faults = draw_faults(heads[0].kind, rng, config.noise)
-        ranges = []
-        for head in heads:
-            extra, of = probes(head, rng)
-            both = replace(head, true=np.concatenate([head.true, extra.true]))
-            direction, hits = cast(both)
-            points = surface_points(world.table, world.ground, torch.from_numpy(head.origin.astype(np.float32))[:, None], direction, hits)
-            echoes = _echoes(points, direction, hits)
-            first, second = _part(echoes, slice(None, len(head.true))), _part(echoes, slice(len(head.true), None))
-            ranges.append(measured(first, second, of, head, faults, rng))
-        result.append(to_scan(heads, ranges, camera, faults))
-    return result
+        drawn.append((rng, heads, [probes(head, rng) for head in heads]))
+    every = [
+        replace(head, true=np.concatenate([head.true, extra.true]))
+        for _, heads, second in drawn
+        for head, (extra, _) in zip(heads, second, strict=True)
+    ]
+    met = iter(cast(every) if every else [])
+    return [_sweep(world, camera, config, rng, heads, second, met) for rng, heads, second in drawn]
+
+
+def _sweep(
+    world: World, camera: Camera, config: SceneConfig, rng: Rng, heads: Sequence[Beams], second: Sequence[Any], met: Any
+) -> LidarScan:
+    if not heads:
+        return LidarScan(np.zeros((0, 3), np.float32), np.zeros(0, np.int16), "none", 0)
+    faults = draw_faults(heads[0].kind, rng, config.noise)
+    ranges = []
+    for head, (_, of) in zip(heads, second, strict=True):
+        direction, hits = next(met)
+        origin = torch.from_numpy(head.origin.astype(np.float32)).to(direction.device)[:, None]
+        echoes = _echoes(surface_points(world.table, world.ground, origin, direction, hits), direction, hits)
+        count = len(head.true)
+        first, beside = _part(echoes, slice(None, count)), _part(echoes, slice(count, None))
+        ranges.append(measured(first, beside, of, head, faults, rng))
+    return to_scan(heads, ranges, camera, faults)
 
 
 def _echoes(points: SurfacePoints, direction: torch.Tensor, hits: Hits) -> Echoes:
     incidence = (points.normal * direction).sum(0).abs()
     return Echoes(
-        hits.t.double().cpu().numpy(), incidence.double().cpu().numpy(),
-        points.row[REFLECTIVITY].double().cpu().numpy(), glass(points).cpu().numpy(),
-    )  # fmt: skip
+        hits.t.double().cpu().numpy(),
+        incidence.double().cpu().numpy(),
+        points.row[REFLECTIVITY].double().cpu().numpy(),
+        glass(points).cpu().numpy(),
+    )
 
 
 def _part(echoes: Echoes, part: slice) -> Echoes:
@@ -188,9 +233,16 @@ def _part(echoes: Echoes, part: slice) -> Echoes:
 
 
 def _compose(
-    seed: int, kind: str, world: World, camera: Camera, rays: np.ndarray, cosine: np.ndarray, hits: Hits, lit: torch.Tensor,
+    seed: int,
+    kind: str,
+    world: World,
+    camera: Camera,
+    rays: np.ndarray,
+    cosine: np.ndarray,
+    hits: Hits,
+    lit: torch.Tensor,
     scans: Sequence[LidarScan],
-) -> Scene:  # fmt: skip
+) -> Scene:
     """Shade what the camera's rays met, and develop the picture."""
     size, device = camera.size, hits.t.device
     direction = torch.from_numpy(rays.reshape(3, -1)).to(device)
@@ -213,7 +265,7 @@ def make_scenes(
     size: Tuple[int, int] = (320, 512),
     device: Any = "cpu",
     scans: int = 3,
-    config: SceneConfig = SceneConfig(),
+    config: SceneConfig = DEFAULT_CONFIG,
 ) -> List[Scene]:
     """Several scenes, cast together on the device: the same as ``make_scene`` gives, up to rounding."""
     for seed in seeds:
@@ -228,14 +280,11 @@ def make_scenes(
     sun = torch.tensor([w.light.sun for w in worlds], dtype=torch.float32, device=device).T.unsqueeze(-1)
     lit = _lit_all(batch, eyes, direction, hits, sun, size)
     scenes = []
-    for i, (seed, (kind, world, camera)) in enumerate(zip(seeds, drawn)):
+    for i, (seed, (kind, world, camera)) in enumerate(zip(seeds, drawn, strict=True)):
         own = make_batch([world.table], [world.ground], device)
 
-        def cast(beams: Beams, own: Any = own) -> Tuple[torch.Tensor, Hits]:
-            d = torch.from_numpy(beams.true.T.astype(np.float32)).to(device)
-            origin = torch.from_numpy(beams.origin.astype(np.float32)).to(device).view(3, 1, 1)
-            found = cast_all(own, origin, d.unsqueeze(1))
-            return d, Hits(found.t[0], found.what[0])
+        def cast(heads: Sequence[Beams], own: Any = own) -> List[Tuple[torch.Tensor, Hits]]:
+            return _cast_together(own, heads, device)
 
         dark = max(world.light.sun_colour) < 0.06
         own_hits = Hits(hits.t[i].view(size), hits.what[i].view(size))
@@ -245,7 +294,20 @@ def make_scenes(
     return scenes
 
 
-def _lit_all(batch: Any, eyes: torch.Tensor, direction: torch.Tensor, hits: Hits, sun: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
+def _cast_together(batch: Any, heads: Sequence[Beams], device: Any) -> List[Tuple[torch.Tensor, Hits]]:
+    """What ``_cast_beams`` does, in one batch of one scene on the device."""
+    counts = [len(head.true) for head in heads]
+    direction = np.concatenate([head.true for head in heads]).astype(np.float32)
+    origin = np.concatenate([np.broadcast_to(head.origin, head.true.shape) for head in heads]).astype(np.float32)
+    d, o = (torch.from_numpy(np.ascontiguousarray(v.T)).to(device).unsqueeze(1) for v in (direction, origin))
+    found = cast_all(batch, o, d)
+    parts = zip(d[:, 0].split(counts, 1), found.t[0].split(counts), found.what[0].split(counts), strict=True)
+    return [(own, Hits(t, what)) for own, t, what in parts]
+
+
+def _lit_all(
+    batch: Any, eyes: torch.Tensor, direction: torch.Tensor, hits: Hits, sun: torch.Tensor, size: Tuple[int, int]
+) -> torch.Tensor:
     count = hits.t.shape[0]
     t = hits.t.view(count, *size)[:, ::2, ::2].reshape(count, -1)
     d = direction.view(3, count, *size)[:, :, ::2, ::2].reshape(3, count, -1)

@@ -54,7 +54,7 @@ class Material:
     reflectivity: float = 0.4
     glass: str = "none"
 
-    def but(self, **changes: Union[float, str, Triple]) -> "Material":
+    def but(self, **changes: Union[float, str, Triple]) -> Material:
         """The same material with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 

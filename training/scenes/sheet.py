@@ -55,7 +55,7 @@ def _range(depth: FloatArray) -> str:
 
 
 def behind(points: FloatArray, scene: Scene) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Pixels (N, 2) of points in the camera frame, which fall into the picture, and which lie behind its depth there."""
+    """Pixels (N, 2) of points in the camera frame, which of them are in the picture, which behind its depth."""
     u = scene.K[0, 0] * points[:, 0] / points[:, 2] + scene.K[0, 2]
     v = scene.K[1, 1] * points[:, 1] / points[:, 2] + scene.K[1, 2]
     height, width = scene.depth.shape

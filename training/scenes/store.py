@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from mf_ros.errors import ConfigError
 from mf_training.scenes.scene import make_scene
-from mf_training.scenes.types import FloatArray, LidarScan, Scene, SceneConfig
+from mf_training.scenes.types import DEFAULT_CONFIG, FloatArray, LidarScan, Scene, SceneConfig
 
 FORMAT = 1
 # Raised whenever a seed gives another scene than before, so that old files are not taken for new ones.
-GENERATOR = 2
+GENERATOR = 4
 _DEPTH_UNIT_M = 6.0
 _SLOPE = 4.0
 _NEAREST, _FARTHEST = float(np.log(0.1)), float(np.log(300.0))
@@ -41,9 +41,14 @@ def pack(scene: Scene) -> Dict[str, npt.NDArray[Any]]:
     with np.errstate(divide="ignore"):
         coded = np.where(scene.depth > 0, np.log(scene.depth / _DEPTH_UNIT_M), np.nan).astype(np.float16)
     arrays: Dict[str, npt.NDArray[Any]] = {
-        "format": np.array(FORMAT), "image": scene.image, "depth": coded, "K": scene.K,
-        "kind": np.array(scene.kind), "seed": np.array(scene.seed), "scans": np.array(len(scene.scans)),
-    }  # fmt: skip
+        "format": np.array(FORMAT),
+        "image": scene.image,
+        "depth": coded,
+        "K": scene.K,
+        "kind": np.array(scene.kind),
+        "seed": np.array(scene.seed),
+        "scans": np.array(len(scene.scans)),
+    }
     for i, scan in enumerate(scene.scans):
         arrays[f"points_{i}"], arrays[f"ring_{i}"] = _pack_points(scan.points), scan.ring
         arrays[f"kind_{i}"], arrays[f"lines_{i}"] = np.array(scan.kind), np.array(scan.lines)
@@ -53,9 +58,14 @@ def pack(scene: Scene) -> Dict[str, npt.NDArray[Any]]:
 def _pack_points(points: FloatArray) -> npt.NDArray[np.uint16]:
     p = points.astype(np.float64)
     z = p[:, 2]
-    parts = np.stack([
-        (p[:, 0] / z + _SLOPE) / (2 * _SLOPE), (p[:, 1] / z + _SLOPE) / (2 * _SLOPE), (np.log(z) - _NEAREST) / (_FARTHEST - _NEAREST),
-    ], 1)  # fmt: skip
+    parts = np.stack(
+        [
+            (p[:, 0] / z + _SLOPE) / (2 * _SLOPE),
+            (p[:, 1] / z + _SLOPE) / (2 * _SLOPE),
+            (np.log(z) - _NEAREST) / (_FARTHEST - _NEAREST),
+        ],
+        1,
+    )
     return np.rint(np.clip(parts, 0, 1) * _STEPS).astype(np.uint16)
 
 
@@ -103,7 +113,7 @@ class SceneStore:
         path: Union[str, Path, None] = None,
         size: Tuple[int, int] = (320, 512),
         scans: int = 3,
-        config: SceneConfig = SceneConfig(),
+        config: SceneConfig = DEFAULT_CONFIG,
         device: Any = "cpu",
     ) -> None:
         self.path: Optional[Path] = None if path is None else Path(path)
@@ -114,7 +124,9 @@ class SceneStore:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"The folder for scenes {self.path} cannot be made ({error.strerror}): name another.") from error
+                raise ConfigError(
+                    f"The folder for scenes {self.path} cannot be made ({error.strerror}): name another."
+                ) from error
 
     def file(self, seed: int) -> Optional[Path]:
         """Where a scene is kept; a thousand files to a folder."""

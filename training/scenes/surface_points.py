@@ -14,6 +14,7 @@ from mf_training.scenes.shapes import (
     CENTRE,
     COLOUR,
     COLUMNS,
+    CUT,
     FRAME,
     GLASS,
     GLAZING,
@@ -57,7 +58,11 @@ def ground_row(material: Material) -> np.ndarray:
     row = np.zeros(COLUMNS, np.float32)
     row[FRAME], row[HALF] = np.eye(3).reshape(-1), 1.0
     row[COLOUR], row[SECOND] = material.colour, material.second
-    row[TEXTURE], row[TEXTURE + 1], row[TEXTURE + 2] = TEXTURES.index(material.texture), material.scale, material.contrast
+    row[TEXTURE], row[TEXTURE + 1], row[TEXTURE + 2] = (
+        TEXTURES.index(material.texture),
+        material.scale,
+        material.contrast,
+    )
     row[TEXTURE + 3], row[REFLECTIVITY] = material.shine, material.reflectivity
     return row
 
@@ -66,7 +71,9 @@ def surface_points(table: Table, ground: Ground, origin: Tensor, direction: Tens
     """Look up what was met by rays: origin (3, N) or (3, 1), direction (3, N), hits (N,)."""
     device = direction.device
     nothing = ground_row(Material())
-    rows = torch.from_numpy(np.concatenate([table, ground_row(ground.material)[None], nothing[None]]).T.copy()).to(device)
+    rows = torch.from_numpy(np.concatenate([table, ground_row(ground.material)[None], nothing[None]]).T.copy()).to(
+        device
+    )
     what = hits.what.long()
     row = rows[:, torch.where(what < 0, what + rows.shape[1], what)]
     hit, on_ground = what != -1, what == -2
@@ -78,7 +85,7 @@ def surface_points(table: Table, ground: Ground, origin: Tensor, direction: Tens
     local_normal, axis = _unit_normal(local, row)
     normal = torch.stack([(frame[i::3] * local_normal).sum(0) for i in range(3)])
     normal = torch.where(on_ground, _ground_normal(ground, world), normal)
-    normal = normal / normal.norm(dim=0).clamp(min=1e-9)
+    normal = _unit(normal)
     normal = torch.where((normal * direction).sum(0) > 0, -normal, normal)
     metric = local * row[HALF]
     uv = _texture_coordinates(metric, axis, row, on_ground, world)
@@ -92,8 +99,7 @@ def _unit_normal(p: Tensor, row: Tensor) -> Tuple[Tensor, Tensor]:
     shape, taper = row[SHAPE], row[TAPER]
     x, y, z = p
     sx, sy = taper[0] * 0.5, taper[1] * 0.5
-    boxy = torch.stack([x.abs() + sx * z - (1 - sx), y.abs() + sy * z - (1 - sy), z.abs() - 1])
-    face = boxy.argmax(0)
+    face = _largest(x.abs() + sx * z - (1 - sx), y.abs() + sy * z - (1 - sy), z.abs() - 1)
     zero = torch.zeros_like(x)
     normal = torch.stack([torch.where(face == 0, x.sign(), zero), torch.where(face == 1, y.sign(), zero), zero])
     normal[2] = torch.where(face == 2, z.sign(), torch.where(face == 0, sx, sy))
@@ -106,7 +112,7 @@ def _unit_normal(p: Tensor, row: Tensor) -> Tuple[Tensor, Tensor]:
     cap = torch.stack([zero, zero, z.sign()])
     normal = torch.where((shape == _CYLINDER) | (shape == _CONE), torch.where(side, round_normal, cap), normal)
     normal = torch.where(shape == _TORUS, torch.stack([x - x / radius, y - y / radius, z]), normal)
-    axis = torch.where(shape <= _WEDGE, face, normal.abs().argmax(0))
+    axis = torch.where(shape <= _WEDGE, face, _largest(*normal.abs()))
     axis = torch.where((shape == _CYLINDER) | (shape == _CONE), torch.where(side, 3, 2), axis)
     return normal, axis
 
@@ -121,11 +127,22 @@ def _texture_coordinates(metric: Tensor, axis: Tensor, row: Tensor, on_ground: T
 
 def _rustle(normal: Tensor, metric: Tensor, leafy: Tensor, row: Tensor) -> Tensor:
     """Leaves look everywhere: their normals are turned at random, leaf by leaf."""
-    leaf = torch.where(leafy, row[17 + 3], torch.ones_like(row[17])).clamp(min=1e-3)
+    leaf = torch.where(leafy, row[CUT][3], torch.ones_like(row[PHASE])).clamp(min=1e-3)
     cells = metric / leaf
-    turned = torch.stack([hash_cells(*cells, row[PHASE] * 0.3 + 0.2 * k) - 0.5 for k in range(3)])
-    mixed = normal + 1.6 * torch.where(leafy, turned, torch.zeros_like(turned))
-    return mixed / mixed.norm(dim=0).clamp(min=1e-6)
+    one = hash_cells(*cells, row[PHASE] * 0.3)
+    # Three numbers out of one: its digits at different places.
+    turned = torch.stack([one, one * 41.0 - (one * 41.0).floor(), one * 1681.0 - (one * 1681.0).floor()]) - 0.5
+    return torch.where(leafy, _unit(normal + 1.6 * turned), normal)
+
+
+def _unit(v: Tensor) -> Tensor:
+    # Much faster on a CPU than a norm along the first axis.
+    return v / torch.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).clamp(min=1e-9)
+
+
+def _largest(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Which of three is the largest: 0, 1 or 2."""
+    return torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
 
 
 def _ground_normal(ground: Ground, world: Tensor) -> Tensor:
@@ -149,7 +166,9 @@ def glass(points: SurfacePoints) -> Tensor:
     kind, local = points.row[GLAZING], points.local
     cabin = (local[2] > -0.75) & (local[2] < 0.72) & points.wall
     # Pillars at the corners of the cabin, and one in the middle of each side.
-    along_side = torch.where(local[0].abs() > local[1].abs(), local[1].abs() * 0.8, (local[0].abs() - 0.08).abs() + 0.06)
+    along_side = torch.where(
+        local[0].abs() > local[1].abs(), local[1].abs() * 0.8, (local[0].abs() - 0.08).abs() + 0.06
+    )
     cabin = cabin & (along_side > 0.1) & (along_side < 0.78)
     u, v = (points.uv / points.row[TEXTURE + 1].clamp(min=0.05)).frac().abs()
     panes = points.wall & ((u - 0.5).abs() < 0.28) & ((v - 0.5).abs() < 0.3)

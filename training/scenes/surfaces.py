@@ -44,7 +44,7 @@ def foliage(p: Point, cut: Tuple[Part, Part, Part, Part], phase: Part, chord: Te
     A short way through the rim meets few leaves, so outlines are ragged.
     """
     share, size, rough, leaf = cut
-    share = share + 0.55 / (1.0 + (1.5 * chord / size) ** 2)
+    share = share + 0.55 / (1.0 + (0.6 * chord / size) ** 2)
     field = clumps(p, size, phase)
     cell = hash_cells(p[0] / leaf, p[1] / leaf, p[2] / leaf, phase)
     return field + 0.5 * (cell - 0.5) > 1.0 - share, rough * (field + 0.35 * cell)
@@ -67,8 +67,8 @@ def windows(p: Point, cut: Tuple[Part, Part, Part, Part], phase: Part) -> Tensor
 
 
 def bars(p: Point, cut: Tuple[Part, Part, Part, Part], phase: Part) -> Tensor:
-    """Gaps between upright bars; rails run along every period ``c`` of the height."""
-    rail = _wave(p[2], cut[2])
+    """Gaps between upright bars; rails run along half a period ``c`` above and below the middle, and so on."""
+    rail = _wave(p[2] + 0.5 * cut[2], cut[2])
     return (_wave(p[0], cut[0]) > cut[1]) & (rail > 0.06) & (rail < 0.94)
 
 

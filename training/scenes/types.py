@@ -57,5 +57,8 @@ class SceneConfig:
     """
 
     kinds: Dict[str, float] = field(default_factory=_weights)
-    complexity: Tuple[float, float] = (0.4, 1.2)
+    complexity: Tuple[float, float] = (0.5, 1.5)
     noise: float = 1.0
+
+
+DEFAULT_CONFIG = SceneConfig()

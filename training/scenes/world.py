@@ -30,7 +30,9 @@ def rolling(rng: Rng, heights: float, lengths: tuple[float, float], count: int) 
     angle = rng.uniform(0, 2 * np.pi, count)
     k = 2 * np.pi / length
     amplitude = heights * rng.uniform(0.3, 1.0, count) * (length / lengths[1])
-    return np.stack([k * np.cos(angle), k * np.sin(angle), rng.uniform(0, 6.28, count), amplitude], 1).astype(np.float32)
+    return np.stack([k * np.cos(angle), k * np.sin(angle), rng.uniform(0, 6.28, count), amplitude], 1).astype(
+        np.float32
+    )
 
 
 class Road:
@@ -67,9 +69,16 @@ def daylight(rng: Rng) -> Light:
     horizon = above * rng.uniform(1.2, 2.4)
     visibility = float(np.exp(rng.uniform(np.log(60), np.log(800)))) if rng.random() < 0.25 else 4000.0
     return Light(
-        _triple(sun), _triple(warm * strength), _triple(above), _triple(below), 3.0 / visibility, _triple(horizon * 0.85),
-        _triple(zenith), _triple(horizon), float(rng.uniform(0, 1.0) if mood != 1 else 1.3),
-    )  # fmt: skip
+        _triple(sun),
+        _triple(warm * strength),
+        _triple(above),
+        _triple(below),
+        3.0 / visibility,
+        _triple(horizon * 0.85),
+        _triple(zenith),
+        _triple(horizon),
+        float(rng.uniform(0, 1.0) if mood != 1 else 1.3),
+    )
 
 
 def lamplight(rng: Rng) -> Light:
@@ -79,8 +88,17 @@ def lamplight(rng: Rng) -> Light:
     level = float(np.exp(rng.normal(0, 0.3)))
     sun = (np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height))
     above, below = tint * 0.55 * level, tint * level * rng.uniform(0.2, 0.4)
-    return Light(_triple(sun), _triple(tint * level * rng.uniform(0.2, 0.8)), _triple(above), _triple(below), 0.0,
-                 (0.5, 0.5, 0.5), _triple(above), _triple(above * 1.5), 0.3)  # fmt: skip
+    return Light(
+        _triple(sun),
+        _triple(tint * level * rng.uniform(0.2, 0.8)),
+        _triple(above),
+        _triple(below),
+        0.0,
+        (0.5, 0.5, 0.5),
+        _triple(above),
+        _triple(above * 1.5),
+        0.3,
+    )
 
 
 def _triple(values: object) -> tuple[float, float, float]:
@@ -93,8 +111,6 @@ def no_ground() -> Ground:
     return Ground(False, (0.0, 0.0), np.zeros((1, 4), np.float32), Material(), Material())
 
 
-def finish(
-    builder: Builder, ground: Ground, light: Light, eye: object, angles: object, indoors: bool = False
-) -> World:
+def finish(builder: Builder, ground: Ground, light: Light, eye: object, angles: object, indoors: bool = False) -> World:
     """The world of what was built."""
     return World(builder.table(), ground, light, np.asarray(eye, np.float64), np.asarray(angles, np.float64), indoors)
