@@ -215,10 +215,10 @@ def flat_echoes(count: int, **changes) -> Echoes:
 def report(echoes: Echoes, second: Echoes | None = None, **changes) -> np.ndarray:
     count, rng = len(echoes.range), np.random.default_rng(1)
     faults = dataclasses.replace(
-        draw_faults("hdl64", rng, 1.0), sigma=0.02, relative=0.0, drop=1.0, ghosts=0.0, mixed=1.0
+        draw_faults("hdl64", rng, 1.0), sigma=0.02, relative=0.0, drop=1.0, ghosts=0.0, mixed=1.0, bias=0.0
     )
     faults = dataclasses.replace(faults, **changes)
-    head = dataclasses.replace(beams((0, 0, 0)), kind="hdl64")
+    head = dataclasses.replace(beams((0, 0, 0)), kind="hdl64", ring=np.zeros(count, np.int16))
     of = np.arange(count) if second is not None else np.zeros(0, np.int64)
     return measured(echoes, second if second is not None else flat_echoes(0), of, head, faults, rng)
 
@@ -252,7 +252,7 @@ def test_beams_at_an_edge_report_ranges_between_the_surfaces() -> None:
 
 def test_ghosts_are_as_rare_as_asked_for() -> None:
     r = report(flat_echoes(20000), ghosts=0.01, drop=0.0)
-    assert np.mean(np.abs(r - 10) > 0.5) == pytest.approx(0.01, rel=0.25)
+    assert np.mean(np.abs(r - 10) > 0.2) == pytest.approx(0.01, rel=0.25)
 
 
 def test_a_perfect_sensor_agrees_with_the_depth_where_it_is_not_hidden() -> None:

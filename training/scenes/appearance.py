@@ -35,8 +35,8 @@ class Light:
     clouds: float
 
 
-@functools.lru_cache(maxsize=1)
-def noise_image() -> Tensor:
+@functools.lru_cache(maxsize=8)
+def noise_image(device: torch.device) -> Tensor:
     """(1, 4, N + 1, N + 1) tiling noise of zero mean and unit deviation: cloudy, mixed, gritty, streaked along x."""
     rng = np.random.default_rng(20240607)
     fx, fy = np.meshgrid(np.fft.fftfreq(_NOISE_SIZE), np.fft.fftfreq(_NOISE_SIZE))
@@ -48,13 +48,13 @@ def noise_image() -> Tensor:
         spectrum[0, 0] = 0.0
         layer = np.fft.ifft2(spectrum).real
         layers.append(np.pad(layer / layer.std(), ((0, 1), (0, 1)), mode="wrap"))
-    return torch.from_numpy(np.stack(layers)[None].astype(np.float32))
+    return torch.from_numpy(np.stack(layers)[None].astype(np.float32)).to(device)
 
 
 def noise_at(u: Tensor, v: Tensor) -> Tensor:
     """(4, N) noise at coordinates in repeats."""
     grid = torch.stack([u - u.floor(), v - v.floor()], -1) * 2 - 1
-    image = noise_image().to(u.device)
+    image = noise_image(u.device)
     return F.grid_sample(image, grid.view(1, 1, -1, 2), mode="bilinear", align_corners=True)[0, :, 0]
 
 

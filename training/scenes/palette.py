@@ -187,7 +187,7 @@ def floor(rng: Rng) -> Material:
 
 def plaster(rng: Rng) -> Material:
     """Walls and ceilings of rooms."""
-    base = shift(rng, (0.6, 0.58, 0.54), 0.15) if rng.random() < 0.7 else hue(rng, 0.3, 0.6)
+    base = shift(rng, (0.6, 0.58, 0.54), 0.15) if rng.random() < 0.8 else hue(rng, 0.2, 0.6)
     texture = pick(rng, ("plain", "plain", "plain", "bricks", "stripes"))
     scale = {"bricks": 0.25, "stripes": 0.2}.get(texture, 2.0)
     return Material(base, shift(rng, base, 0.2), texture, scale, rng.uniform(0.02, 0.12), 0.0, rng.uniform(0.4, 0.8))

@@ -16,7 +16,10 @@ def develop(light: npt.NDArray[np.float32], rng: Rng) -> npt.NDArray[np.uint8]:
     # Exposure by the mean of the lower part, as automatic exposure of a car does, with a random error.
     key = float(np.exp(np.log(image[height // 3 :] + 1e-3).mean()))
     image *= np.float32(rng.choice([0.11, 0.2], p=[0.35, 0.65]) / key * np.exp(rng.normal(0, 0.35)))
-    image *= np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    # What is not sky must not be burnt out, but for its brightest parts.
+    bright = float(np.quantile(image[height // 2 :: 4, ::4].max(2), 0.93))
+    image *= np.float32(min(1.0, rng.uniform(0.8, 1.3) / max(bright, 1e-3)))
+    image *= np.exp(rng.normal(0, 0.045, 3)).astype(np.float32)
     if rng.random() < 0.5:
         cx, cy = rng.uniform(-0.2, 1.2) * width, rng.uniform(0, 1) * height
         y, x = np.ogrid[:height, :width]
@@ -36,7 +39,7 @@ def develop(light: npt.NDArray[np.float32], rng: Rng) -> npt.NDArray[np.uint8]:
     gain = rng.uniform(0.95, 1.5)
     image = (image - 0.4) * gain + 0.4
     grey = image.mean(2, keepdims=True)
-    image = grey + (image - grey) * np.float32(rng.uniform(0.7, 1.7))
+    image = grey + (image - grey) * np.float32(rng.uniform(0.7, 1.35))
     picture = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 97))])

@@ -42,8 +42,9 @@ def probes(beams: Beams, rng: Rng) -> Tuple[Beams, npt.NDArray[np.int64]]:
 class Faults:
     """How good one sweep is; drawn once, shared by all sensors of a roof.
 
-    ``sigma`` m, ``relative`` of range; ``far`` m; ``ghosts`` share; ``rotation`` (3, 3), ``shift`` (3,) m: error of
-    the calibration; ``velocity`` (3,) m/s, ``spin`` rad/s: motion that was not taken out of the sweep.
+    ``sigma`` m, ``relative`` of range; ``far`` m; ``ghosts`` share; ``bias`` m, of each laser; ``rotation`` (3, 3),
+    ``shift`` (3,) m: error of the calibration; ``velocity`` (3,) m/s, ``spin`` rad/s: motion that
+    was not taken out of the sweep.
     """
 
     sigma: float
@@ -52,6 +53,7 @@ class Faults:
     drop: float
     ghosts: float
     mixed: float
+    bias: float
     rotation: Array
     shift: Array
     velocity: Array
@@ -73,8 +75,9 @@ def draw_faults(kind: str, rng: Rng, strength: float) -> Faults:
         relative=strength * (rng.uniform(0.001, 0.004) if close else rng.uniform(0.0, 0.001)),
         far=float(rng.uniform(4.0, 8.0) if close else rng.uniform(60, 120)),
         drop=strength * float(rng.uniform(0.3, 1.5)),
-        ghosts=strength * float(rng.choice([0.0, rng.uniform(0, 0.01)])),
-        mixed=strength * float(rng.uniform(0.2, 1.0)),
+        ghosts=strength * float(rng.choice([0.0, rng.uniform(0, 0.004)])),
+        mixed=strength * float(rng.uniform(0.1, 0.7)),
+        bias=strength * float(0.0 if close else rng.uniform(0.0, 0.025)),
         rotation=_rotation(axis * angle),
         shift=shift,
         velocity=velocity,
@@ -105,8 +108,9 @@ def measured(
     known = np.where(np.isfinite(r), r, 0.0)
     sigma = faults.sigma + faults.relative * known * (known if close else 1.0)
     r = r + rng.standard_normal(count) * np.where(np.isfinite(r), sigma, 0.0)
+    r = r + rng.normal(0, faults.bias, beams.lines + 1)[beams.ring]
     ghost = np.flatnonzero(rng.random(count) < faults.ghosts)
-    r[ghost] = np.exp(rng.uniform(np.log(1.0), np.log(min(60.0, faults.far)), len(ghost)))
+    r[ghost] *= np.exp(rng.normal(0, 0.4, len(ghost)))
     r[(r < (0.3 if close else 0.7)) | (r > faults.far * 1.05)] = np.inf
     return r
 

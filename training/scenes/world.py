@@ -67,7 +67,7 @@ def daylight(rng: Rng) -> Light:
     below = above * rng.uniform(0.25, 0.5) * np.array([1.0, 0.95, 0.85])
     zenith = above * (np.array([0.55, 0.8, 1.3]) if mood == 0 else 1.1) * rng.uniform(0.9, 1.6)
     horizon = above * rng.uniform(1.2, 2.4)
-    visibility = float(np.exp(rng.uniform(np.log(60), np.log(800)))) if rng.random() < 0.25 else 4000.0
+    visibility = float(np.exp(rng.uniform(np.log(100), np.log(1000)))) if rng.random() < 0.18 else 4000.0
     return Light(
         _triple(sun),
         _triple(warm * strength),
