@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import nn
 
-from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.errors import ConfigError, require_package
+from mf_ros.interrupt import StopOnSignal
 from mf_training.checkpoints import (
     Checkpoint,
     CheckpointError,

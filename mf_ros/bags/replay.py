@@ -15,7 +15,6 @@ from mf_ros import __version__
 from mf_ros.bags.depth_output import DepthOutput
 from mf_ros.bags.feed import Progress, feed, patient
 from mf_ros.bags.folder import make_output_folder
-from mf_ros.bags.interrupt import StopOnSignal
 from mf_ros.bags.reader import RecordedMessage, Recording
 from mf_ros.bags.report import REPORT_NAME
 from mf_ros.bags.report_texts import NOT_WRITTEN, PUBLISHED
@@ -34,6 +33,7 @@ from mf_ros.engine.protocol import DepthEngine
 from mf_ros.engine.stats import Latency
 from mf_ros.errors import BagError, MessageError
 from mf_ros.evaluation.heldout import HeldOut, score_held_out
+from mf_ros.interrupt import StopOnSignal
 
 _log = logging.getLogger(__name__)
 
