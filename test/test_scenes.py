@@ -16,7 +16,7 @@ from mf_training.scenes import KINDS, Scene, SceneConfig, make_scene, make_scene
 from mf_training.scenes import scene as scene_module  # noqa: E402
 from mf_training.scenes.appearance import Light  # noqa: E402
 from mf_training.scenes.camera import Camera  # noqa: E402
-from mf_training.scenes.caster import cast_all, cast_tiles, make_batch  # noqa: E402
+from mf_training.scenes.caster import cast_all, cast_few, cast_tiles, make_batch  # noqa: E402
 from mf_training.scenes.patterns import SPINNING, Beams, draw_beams, elevations  # noqa: E402
 from mf_training.scenes.returns import Echoes, draw_faults, measured  # noqa: E402
 from mf_training.scenes.shapes import SOLID, Builder, Cut, Ground, Material  # noqa: E402
@@ -37,7 +37,7 @@ def one_thread():
 
 
 def cast(builder: Builder, origins, directions, ground: Ground | None = None) -> np.ndarray:
-    """Distances along rays, found by the tiled and by the batched way, which must agree."""
+    """Distances along rays, found by all ways of casting, which must agree."""
     o = np.atleast_2d(np.asarray(origins, np.float32))
     d = np.atleast_2d(np.asarray(directions, np.float32))
     d = d / np.linalg.norm(d, axis=1, keepdims=True)
@@ -48,6 +48,9 @@ def cast(builder: Builder, origins, directions, ground: Ground | None = None) ->
     tiled = cast_tiles(table, ground, *rays, everything).t[0].numpy()
     batched = cast_all(make_batch([table], [ground], "cpu"), *rays).t[0].numpy()
     np.testing.assert_allclose(tiled, batched, rtol=1e-5, atol=1e-5)
+    if len(table):
+        few = cast_few(table, ground, o[0], rays[1][:, 0]).t.numpy()
+        np.testing.assert_allclose(tiled, few, rtol=1e-5, atol=1e-5)
     return tiled
 
 

@@ -24,6 +24,7 @@ from mf_training.scenes.shapes import (
     FRAME,
     HALF,
     PHASE,
+    SHAPE,
     SHAPES,
     SURFACES,
     TAPER,
@@ -90,15 +91,24 @@ def _surface(
     rays = entry.shape
 
     def taken(part: Vector, chosen: Tensor) -> Vector:
-        x, y, z = (v.expand(rays).reshape(-1)[chosen] if isinstance(v, Tensor) else v for v in part)
+        x, y, z = (v.expand(rays).reshape(-1).index_select(0, chosen) if isinstance(v, Tensor) else v for v in part)
         return x, y, z
 
     # The far side matters only where the near side is open.
     chosen = (met & (leave > _NEAR_M) & (entry < nearer_than)).reshape(-1).nonzero()[:, 0]
     chord = (leave - entry).reshape(-1)
     for t in (entry.reshape(-1), leave.reshape(-1)):
-        part = _through_holes(surface, taken(o, chosen), taken(d, chosen), half, cut, phase, t[chosen], chord[chosen])
-        infinite.view(-1)[chosen] = part
+        part = _through_holes(
+            surface,
+            taken(o, chosen),
+            taken(d, chosen),
+            half,
+            cut,
+            phase,
+            t.index_select(0, chosen),
+            chord.index_select(0, chosen),
+        )
+        infinite.view(-1).index_copy_(0, chosen, part)
         chosen = chosen[torch.isinf(part)]
     return infinite
 
@@ -163,11 +173,11 @@ def cast_tiles(
         matrix = values[FRAME].reshape(3, 3)
         everywhere = overlap.shape[1] == len(tiles)
         index = None if everywhere else torch.from_numpy(tiles)
-        o = origin - (torch.from_numpy(values[CENTRE]).view(3, 1, 1) if isinstance(origin, Tensor) else values[CENTRE])
-        o = _local(matrix, _take(o, index))
+        centre = torch.from_numpy(values[CENTRE]).view(3, 1, 1) if isinstance(origin, Tensor) else values[CENTRE]
+        o = _local(matrix, _take(origin, index) - centre)
         d = _local(matrix, _take(direction, index))
         half, cut = values[HALF].tolist(), values[CUT].tolist()
-        old = best if index is None else best[index]
+        old = best if index is None else best.index_select(0, index)
         t = _surface(shape, surface, o, d, half, values[TAPER].tolist(), cut, float(values[PHASE]), old)
         closer = t < old
         new = torch.where(closer, t, old)
@@ -175,13 +185,13 @@ def cast_tiles(
         if index is None:
             best, what = new, torch.where(closer, int(row), what)
         else:
-            best[index] = new
-            what[index] = torch.where(closer, int(row), what[index])
+            best.index_copy_(0, index, new)
+            what.index_copy_(0, index, torch.where(closer, int(row), what.index_select(0, index)))
     return Hits(best, what)
 
 
 def _take(value: Any, index: Optional[Tensor]) -> Any:
-    return value[:, index] if index is not None and isinstance(value, Tensor) else value
+    return value.index_select(1, index) if index is not None and isinstance(value, Tensor) else value
 
 
 def outlines(table: Table, view: View, rects: Rect) -> Outline:
@@ -195,8 +205,9 @@ def outlines(table: Table, view: View, rects: Rect) -> Outline:
     inverse = np.linalg.inv(table[:, FRAME].reshape(-1, 3, 3).astype(np.float64))
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
     reach = np.ones((len(table), 1, 3))
-    torus = table[:, 21] == SHAPES.index("torus")
-    reach[torus] = np.stack([1 + table[torus, 15], 1 + table[torus, 15], table[torus, 15]], -1)[:, None]
+    torus = table[:, SHAPE] == SHAPES.index("torus")
+    minor = table[torus, TAPER.start]
+    reach[torus] = np.stack([1 + minor, 1 + minor, minor], -1)[:, None]
     corners = np.einsum("pij,pkj->pki", inverse, signs * reach) + table[:, None, CENTRE]
     seen = (corners - (0.0 if view.parallel else view.origin)) @ view.axes.T
     depth = seen[..., 2]
@@ -332,6 +343,23 @@ def make_batch(tables: Sequence[Table], grounds: Sequence[Ground], device: Any) 
         torch.tensor(base, dtype=torch.float32, device=device),
         torch.from_numpy(waves).to(device),
     )
+
+
+def cast_few(table: Table, ground: Ground, origin: npt.NDArray[np.float32], direction: Tensor) -> Hits:
+    """Cast a few (3, n) rays from one origin (CPU): all primitives of a class at once, quick for hundreds of rays."""
+    best = ground_distance(ground, origin, direction, direction)
+    what = torch.where(torch.isfinite(best), GROUND, NOTHING).to(torch.int32)
+    for surface_class, rows in classes(table).items():
+        v = torch.from_numpy(table[rows])
+        matrix = v[:, FRAME].reshape(-1, 3, 3)
+        o = torch.einsum("pij,pj->ip", matrix, torch.from_numpy(origin) - v[:, CENTRE]).unsqueeze(-1)
+        d = torch.einsum("pij,jn->ipn", matrix, direction)
+        half, taper, cut = (_columns(v, part) for part in (HALF, TAPER, CUT))
+        t = _surface(*surface_class, (o[0], o[1], o[2]), (d[0], d[1], d[2]), half, taper, cut, v[:, PHASE, None])
+        nearest, which = t.min(0)
+        what = torch.where(nearest < best, torch.from_numpy(rows)[which].to(torch.int32), what)
+        best = torch.minimum(best, nearest)
+    return Hits(best, what)
 
 
 def _columns(rows: Tensor, part: slice) -> Any:

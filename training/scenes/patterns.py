@@ -103,7 +103,7 @@ SPINNING = {
 def draw_beams(camera: Camera, indoors: bool, rng: Rng) -> Tuple[Beams, ...]:
     """A random sensor beside the camera, and those of its beams that can fall into the picture."""
     yaw = np.arctan2(camera.axes[2, 1], camera.axes[2, 0])
-    grid = rng.random() < (0.4 if indoors else 0.02)
+    grid = rng.random() < (0.42 if indoors else 0.01)
     if grid:
         return (_depth_camera(camera, rng),)
     kind = rng.choice(["64", "32", "16", "roof", "solid"], p=(0.63, 0.11, 0.06, 0.11, 0.09))

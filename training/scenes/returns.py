@@ -73,7 +73,7 @@ def draw_faults(kind: str, rng: Rng, strength: float) -> Faults:
     return Faults(
         sigma=strength * (rng.uniform(0.001, 0.006) if close else rng.uniform(0.003, 0.02)),
         relative=strength * (rng.uniform(0.001, 0.004) if close else rng.uniform(0.0, 0.001)),
-        far=float(rng.uniform(4.0, 8.0) if close else rng.uniform(60, 120)),
+        far=float(rng.uniform(5.0, 12.0) if close else rng.uniform(60, 120)),
         drop=strength * float(rng.uniform(0.3, 1.5)),
         ghosts=strength * float(rng.choice([0.0, rng.uniform(0, 0.004)])),
         mixed=strength * float(rng.uniform(0.1, 0.7)),

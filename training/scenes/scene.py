@@ -12,7 +12,7 @@ from mf_ros.errors import ConfigError
 from mf_training.scenes import indoor, outdoor
 from mf_training.scenes.appearance import albedo, haze, shade, sky
 from mf_training.scenes.camera import TILE, Camera, draw_camera, from_tiles, perspective_rects, pixel_rays, to_tiles
-from mf_training.scenes.caster import Hits, View, cast_all, cast_tiles, make_batch, outlines
+from mf_training.scenes.caster import Hits, View, cast_all, cast_few, cast_tiles, make_batch, outlines
 from mf_training.scenes.palette import Rng
 from mf_training.scenes.patterns import Beams, draw_beams
 from mf_training.scenes.photo import develop
@@ -117,10 +117,8 @@ def _draw(seed: int, size: Tuple[int, int], config: SceneConfig) -> Tuple[str, W
 
 def _worth_seeing(world: World, camera: Camera) -> bool:
     """True unless something fills the view from very near, or there is hardly anything in it."""
-    rays = pixel_rays(camera)[0][:, 8::20, 8::32]
-    tiles = np.ascontiguousarray(rays.reshape(3, 1, -1))
-    outline = outlines(world.table, camera.view(), perspective_rects(camera.axes, tiles))
-    hits = cast_tiles(world.table, world.ground, camera.eye.astype(np.float32), torch.from_numpy(tiles), outline)
+    rays = np.ascontiguousarray(pixel_rays(camera)[0][:, 8::20, 8::32]).reshape(3, -1)
+    hits = cast_few(world.table, world.ground, camera.eye.astype(np.float32), torch.from_numpy(rays))
     t, what = hits.t.numpy(), hits.what.numpy()
     close, least = (0.6, 8) if world.indoors else (2.2, 5)
     return bool((t < close).mean() < 0.12 and np.isinf(t).mean() < 0.7 and len(np.unique(what)) >= least)

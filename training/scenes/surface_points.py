@@ -75,7 +75,7 @@ def surface_points(table: Table, ground: Ground, origin: Tensor, direction: Tens
         device
     )
     what = hits.what.long()
-    row = rows[:, torch.where(what < 0, what + rows.shape[1], what)]
+    row = rows.index_select(1, torch.where(what < 0, what + rows.shape[1], what))
     hit, on_ground = what != -1, what == -2
     t = torch.where(hit, hits.t, torch.ones_like(hits.t))
     world = origin + t * direction
