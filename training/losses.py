@@ -196,7 +196,8 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def _relative(error: Tensor, of_prior: Tensor, weight: Tensor, least: Tensor | float) -> Tensor:
     """Mean over samples of the error relative to the prior's; samples without truth count nothing."""
-    ratio = _mean(error, weight) / _mean(of_prior, weight).clamp(min=least)
+    # Without truth the least error in metres is zero as well, and nothing over nothing would spoil the whole batch.
+    ratio = _mean(error, weight) / _mean(of_prior, weight).clamp(min=least).clamp(min=1e-6)
     has_truth = weight.flatten(1).sum(1) > 0
     return (ratio * has_truth).sum() / has_truth.sum().clamp(min=1)
 

@@ -69,7 +69,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Returns:
-    """Returns on the cropped image, (M,) each: pixels, depth as shown and as measured, scan line, whether shown."""
+    """Returns on the image, (M,) each: pixels, depth as shown and as measured, scan line, whether shown."""
 
     uv: FloatArray
     z: FloatArray
@@ -86,7 +86,7 @@ def _rasterized(returns: _Returns, z: FloatArray, keep: BoolArray, shape: Tuple[
 def make_sample(
     scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: Optional[SampleConfig] = None
 ) -> Sample:
-    """Draw a sample: a crop, mirrored or not, one of the scene's sweeps, and which of its returns are shown.
+    """Draw a sample: one of the scene's sweeps, which of its returns are shown, mirrored or not, and a crop of it all.
 
     Args:
         scene: what was rendered or recorded; ``depth`` all zero where only the LiDAR knows.
@@ -95,34 +95,29 @@ def make_sample(
         config: shares of the draws.
     """
     config = config or SampleConfig()
-    top, left = (int(rng.integers(full - part + 1)) for full, part in zip(scene.depth.shape, shape, strict=True))
-    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
     mirrored = bool(rng.random() < 0.5)
-    image, truth = scene.image[(slice(None), *window)], scene.depth[window]
-    if mirrored:
-        image, truth = image[..., ::-1], truth[..., ::-1]
-    returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.K, (top, left), shape, mirrored)
+    size = (scene.depth.shape[0], scene.depth.shape[1])
+    returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.K, size, mirrored)
     returns = _with_outliers(returns, rng) if rng.random() < config.outliers else returns
-    returns = _with_shown(returns, rng, shape, config)
-    truth, weight = np.ascontiguousarray(truth), None
-    near_lidar = _near_lidar(returns, shape)
-    if not truth.any():
-        truth, weight = _held_out(returns, shape, config.cull_margin)
-    if weight is None:
-        weight = np.where(near_lidar, np.float32(1), np.float32(_OUTSIDE_WEIGHT)) * (truth > 0)
-    sparse = _visible_depth(returns, shape, config.cull_margin)
+    returns = _with_shown(returns, rng, size, config)
+    truth = scene.depth[:, ::-1] if mirrored else scene.depth
+    if truth.any():
+        weight = np.where(_near_lidar(returns, size), np.float32(1), np.float32(_OUTSIDE_WEIGHT)) * (truth > 0)
+    else:
+        truth, weight = _held_out(returns, size, config.cull_margin)
+    sparse = _visible_depth(returns, size, config.cull_margin)
+    # Of the whole picture, as on the robot: a crop's own border would cut the prior off from what lies beyond.
     conditioning = condition(sparse)
     known = truth[(truth > 0) & np.isfinite(truth)]
     scale = conditioning.scale if conditioning.metric else float(np.median(known)) if known.size else 1.0
-    image = np.ascontiguousarray(image)
+    top, left = (int(rng.integers(full - part + 1)) for full, part in zip(size, shape, strict=True))
+    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+    image = np.ascontiguousarray((scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)])
+    arrays = (truth, weight, conditioning.depth, conditioning.level, conditioning.prior)
     return Sample(
         _photometric(image, rng) if config.photometric else image,
-        truth,
-        weight.astype(np.float32),
-        conditioning.depth,
-        conditioning.level,
-        conditioning.prior,
-        _visibility(sparse, truth),
+        *(np.ascontiguousarray(each[window], np.float32) for each in arrays),
+        _visibility(sparse, truth)[window].copy(),
         scale,
     )
 
@@ -138,13 +133,11 @@ def collate(samples: Sequence[Sample]) -> Dict[str, torch.Tensor]:
     return batch
 
 
-def _projected(
-    scan: LidarScan, K: FloatArray, corner: Tuple[int, int], shape: Tuple[int, int], mirrored: bool
-) -> _Returns:
+def _projected(scan: LidarScan, K: FloatArray, shape: Tuple[int, int], mirrored: bool) -> _Returns:
     xyz = scan.points[scan.points[:, 2] > _NEAREST_Z_M]
     ring = scan.ring[scan.points[:, 2] > _NEAREST_Z_M]
-    u = K[0, 0] * xyz[:, 0] / xyz[:, 2] + K[0, 2] - corner[1]
-    v = K[1, 1] * xyz[:, 1] / xyz[:, 2] + K[1, 2] - corner[0]
+    u = K[0, 0] * xyz[:, 0] / xyz[:, 2] + K[0, 2]
+    v = K[1, 1] * xyz[:, 1] / xyz[:, 2] + K[1, 2]
     if mirrored:
         u = shape[1] - 1 - u
     inside = (u > -0.49) & (u < shape[1] - 0.51) & (v > -0.49) & (v < shape[0] - 0.51)
