@@ -117,6 +117,10 @@ def write_frame(place: Path, points: np.ndarray, distortion: str = "[]") -> None
     place.mkdir(parents=True)
     cv2.imwrite(str(place / "image.png"), np.full((32, 48, 3), 90, np.uint8))
     np.savez(place / "points.npz", points=points, ring=np.arange(len(points)) % 4)
+    write_calibration(place, distortion)
+
+
+def write_calibration(place: Path, distortion: str = "[]") -> None:
     (place / "calib.json").write_text(
         f'{{"K": [[30, 0, 23.5], [0, 30, 15.5], [0, 0, 1]], "dist": {distortion}, "width": 48, "height": 32,'
         ' "n_rings": 4, "T_cam_lidar": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}'
@@ -135,6 +139,53 @@ def test_real_frames_become_scenes_without_truth(tmp_path: Path) -> None:
         assert not scene.depth.any()
         assert np.allclose(scene.scans[0].points, points[:, :3])
         assert scene.scans[0].ring.tolist() == [0, 1]
+
+
+def write_drive(place: Path, count: int) -> None:
+    """A numbered sequence: frame k sees one return, k + 5 metres ahead."""
+    place.mkdir(parents=True)
+    for number in range(count):
+        cv2.imwrite(str(place / f"{number:04d}.jpg"), np.full((32, 48, 3), 90, np.uint8))
+        xyz = np.array([[0, 0, 1000 * (number + 5)]], np.int32)
+        np.savez(place / f"{number:04d}.npz", xyz_mm=xyz, ring=np.zeros(1, np.uint8))
+    write_calibration(place)
+
+
+def ahead(source: FrameSource) -> list[float]:
+    return [float(source.get(index).scans[0].points[0, 2]) for index in range(len(source))]
+
+
+def test_every_frame_of_a_drive_counts_and_parts_split_each_drive_in_time(tmp_path: Path) -> None:
+    write_drive(tmp_path / "monday", 5)
+    write_drive(tmp_path / "tuesday", 2)
+    assert ahead(FrameSource(str(tmp_path))) == [5, 6, 7, 8, 9, 5, 6]
+    assert ahead(FrameSource(str(tmp_path), (0.0, 0.5))) == [5, 6, 5]
+    assert ahead(FrameSource(str(tmp_path), (0.5, 1.0))) == [7, 8, 9, 6]
+
+
+def test_a_part_without_frames_is_refused(tmp_path: Path) -> None:
+    write_drive(tmp_path / "monday", 1)
+    with pytest.raises(DataError, match="in the part 0 to 0.5"):
+        FrameSource(str(tmp_path), (0.0, 0.5))
+
+
+@pytest.mark.parametrize(("distortion", "rows", "knows"), [("[]", 32, True), ("[]", 16, False), ("[-0.1]", 32, False)])
+def test_depth_images_are_sweeps_and_the_truth_too_where_they_fit_the_image(
+    tmp_path: Path, distortion: str, rows: int, knows: bool
+) -> None:
+    place = tmp_path / "room" / "0001"
+    place.mkdir(parents=True)
+    cv2.imwrite(str(place / "image.png"), np.full((32, 48, 3), 90, np.uint8))
+    depth = np.full((rows, rows * 3 // 2), 2.0, np.float32)
+    depth[:, : rows // 2] = 0
+    np.savez(place / "depth.npz", depth=depth)
+    write_calibration(place, distortion.replace("]", ", 0, 0, 0]") if "." in distortion else distortion)
+    scene = FrameSource(str(tmp_path)).get(0)
+    (scan,) = scene.scans
+    assert scene.depth.shape == (32, 48) and bool(scene.depth.any()) == knows
+    assert np.allclose(scan.points[:, 2], 2.0) and set(scan.ring.tolist()) == set(range(rows // 4))
+    # Nothing is measured in the left third, which ends 7.5 pixels left of the optical axis at a focal length of 30.
+    assert scan.points[:, 0].min() == pytest.approx(2.0 * -7.5 / 30, abs=0.06)
 
 
 def test_a_folder_without_frames_is_refused(tmp_path: Path) -> None:

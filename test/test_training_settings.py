@@ -72,6 +72,8 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
         ("data.shapes=[]", "data.shapes is empty"),
         ("data.mix.scenes=0", "nothing is left to train on"),
         ("data.mix.frames=1", "data.frames.folder must name"),
+        ("data.frames.part=[0.5,0.5]", "data.frames.part is [0.5, 0.5]: two numbers from 0 to 1, the first smaller"),
+        ("data.frames.heldout_part=[0.5,2]", "data.frames.heldout_part is [0.5, 2.0]"),
         ("data.scenes.heldout_first_seed=5", "they must not overlap"),
         ("steps", "'steps' is no setting: write key=value"),
         ("steps=[", "cannot be read"),
@@ -82,6 +84,14 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(override: str, word
     with pytest.raises(ConfigError) as caught:
         load_train_config("nano", [override])
     assert words in str(caught.value)
+
+
+def test_parts_of_one_drive_are_trained_on_and_held_out_only_when_they_do_not_overlap() -> None:
+    drive = ["data.frames.folder=drive", "data.frames.heldout_folder=./drive"]
+    config = load_train_config("posttrain", [*drive, "data.frames.part=[0,0.5]", "data.frames.heldout_part=[0.5,1]"])
+    assert (config.data.frames.part, config.data.frames.heldout_part) == ((0.0, 0.5), (0.5, 1.0))
+    with pytest.raises(ConfigError, match="the same frames of drive"):
+        load_train_config("posttrain", [*drive, "data.frames.part=[0,0.6]", "data.frames.heldout_part=[0.5,1]"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, Literal, Mapping, Optional, Tuple, Union
 
 from mf_ros.errors import ConfigError
@@ -38,8 +39,12 @@ class FrameSourceConfig:
 
     folder: str = ""
     """Frames trained on."""
+    part: Tuple[float, float] = (0.0, 1.0)
+    """From where to where of each drive, in order: [0, 0.5] trains on the first half of its frames."""
     heldout_folder: str = ""
-    """Frames that are only ever evaluated: other drives, not other frames of the same one. Empty evaluates none."""
+    """Frames that are only ever evaluated: other drives, or another part of the same. Empty evaluates none."""
+    heldout_part: Tuple[float, float] = (0.0, 1.0)
+    """From where to where of each of those drives; a gap to ``part`` keeps out frames that look the same."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ def _validate_data(config: TrainConfig) -> None:
         raise ConfigError("data.mix.scenes and data.mix.frames are both 0: nothing is left to train on.")
     if data.mix.frames > 0 and not data.frames.folder:
         raise ConfigError(f"data.mix.frames is {data.mix.frames}: data.frames.folder must name the folder of frames.")
+    _validate_parts(data.frames)
     if not data.shapes:
         raise ConfigError("data.shapes is empty: name at least one crop, such as [[256, 384]].")
     for shape in (*data.shapes, scenes.size):
@@ -226,6 +232,19 @@ def _validate_data(config: TrainConfig) -> None:
         raise ConfigError(
             f"data.scenes trains on the seeds {first} to {last - 1} and holds out "
             f"{scenes.heldout_first_seed} to {scenes.heldout_first_seed + scenes.heldout - 1}: they must not overlap."
+        )
+
+
+def _validate_parts(frames: FrameSourceConfig) -> None:
+    for name in ("part", "heldout_part"):
+        first, last = getattr(frames, name)
+        if not 0 <= first < last <= 1:
+            raise ConfigError(f"data.frames.{name} is [{first}, {last}]: two numbers from 0 to 1, the first smaller.")
+    same = bool(frames.heldout_folder) and Path(frames.folder).resolve() == Path(frames.heldout_folder).resolve()
+    if same and max(frames.part[0], frames.heldout_part[0]) < min(frames.part[1], frames.heldout_part[1]):
+        raise ConfigError(
+            f"data.frames trains on and holds out the same frames of {frames.folder}: name another heldout_folder, or "
+            "parts that do not overlap, such as part [0, 0.5] and heldout_part [0.6, 1]."
         )
 
 

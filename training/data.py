@@ -120,8 +120,10 @@ def _procedural(config: DataConfig) -> Part:
 def _real(config: DataConfig) -> Part:
     from mf_training.frames import FrameSource
 
-    frames = FrameSource(config.frames.folder)
-    held = FrameSource(config.frames.heldout_folder) if config.frames.heldout_folder else None
+    frames = FrameSource(config.frames.folder, config.frames.part)
+    held = None
+    if config.frames.heldout_folder:
+        held = FrameSource(config.frames.heldout_folder, config.frames.heldout_part)
     numbers = tuple(range(len(held))) if held is not None else ()
     return Part("frames", frames, 0, len(frames), config.mix.frames, numbers, held)
 
