@@ -125,7 +125,7 @@ def _worth_seeing(world: World, camera: Camera) -> bool:
 
 
 def _sun_view(world: World) -> View:
-    return View(along(world.light.sun).T * np.array([[1], [1], [1]]), np.zeros(3), parallel=True)
+    return View(along(world.light.sun).T, np.zeros(3), parallel=True)
 
 
 def _lit_tiles(world: World, camera: Camera, direction: torch.Tensor, hits: Hits) -> torch.Tensor:

@@ -27,7 +27,7 @@ from mf_training.scenes.types import DEFAULT_CONFIG, FloatArray, LidarScan, Scen
 
 FORMAT = 1
 # Raised whenever a seed gives another scene than before, so that old files are not taken for new ones.
-GENERATOR = 5
+GENERATOR = 6
 _DEPTH_UNIT_M = 6.0
 _SLOPE = 4.0
 _NEAREST, _FARTHEST = float(np.log(0.1)), float(np.log(300.0))

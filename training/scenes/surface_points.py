@@ -14,6 +14,7 @@ from mf_training.scenes.shapes import (
     CENTRE,
     COLOUR,
     COLUMNS,
+    CONTRAST,
     CUT,
     FRAME,
     GLASS,
@@ -21,9 +22,11 @@ from mf_training.scenes.shapes import (
     HALF,
     PHASE,
     REFLECTIVITY,
+    SCALE,
     SECOND,
     SHAPE,
     SHAPES,
+    SHINE,
     SURFACE,
     SURFACES,
     TAPER,
@@ -58,12 +61,8 @@ def ground_row(material: Material) -> np.ndarray:
     row = np.zeros(COLUMNS, np.float32)
     row[FRAME], row[HALF] = np.eye(3).reshape(-1), 1.0
     row[COLOUR], row[SECOND] = material.colour, material.second
-    row[TEXTURE], row[TEXTURE + 1], row[TEXTURE + 2] = (
-        TEXTURES.index(material.texture),
-        material.scale,
-        material.contrast,
-    )
-    row[TEXTURE + 3], row[REFLECTIVITY] = material.shine, material.reflectivity
+    row[TEXTURE], row[SCALE], row[CONTRAST] = TEXTURES.index(material.texture), material.scale, material.contrast
+    row[SHINE], row[REFLECTIVITY] = material.shine, material.reflectivity
     return row
 
 
@@ -170,7 +169,7 @@ def glass(points: SurfacePoints) -> Tensor:
         local[0].abs() > local[1].abs(), local[1].abs() * 0.8, (local[0].abs() - 0.08).abs() + 0.06
     )
     cabin = cabin & (along_side > 0.1) & (along_side < 0.78)
-    u, v = (points.uv / points.row[TEXTURE + 1].clamp(min=0.05)).frac().abs()
+    u, v = (points.uv / points.row[SCALE].clamp(min=0.05)).frac().abs()
     panes = points.wall & ((u - 0.5).abs() < 0.28) & ((v - 0.5).abs() < 0.3)
     chosen = (kind == GLASS.index("all")) | ((kind == GLASS.index("cabin")) & cabin)
     return points.hit & (chosen | ((kind == GLASS.index("panes")) & panes))
