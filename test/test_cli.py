@@ -18,7 +18,7 @@ import pytest
 
 from mf_ros.bags.writer import McapWriter
 from mf_ros.cli import main as cli
-from mf_ros.cli.evaluate import parse_lines
+from mf_ros.cli.evaluate import parse_counts
 from mf_ros.cli.main import COMMANDS, main
 from mf_ros.cli.options import Options, plain, progress
 from mf_ros.core.camera import make_camera
@@ -249,6 +249,7 @@ def test_evaluate_prints_records_with_the_documented_keys(bag: Path, capsys: pyt
     assert {record["input"] for record in records} == {"8", "4"}
     assert {record["engine"] for record in records} >= {"classical", "linear", "linear+cull", "ip_basic"}
     keys = "source input engine truth mae rmse imae irmse absrel delta1 median ms frames"
+    keys += " metric coverage50 coverage90 left90 left80 left60"
     assert " ".join(records[0]) == keys
     assert all(record["frames"] == 2 for record in records)
 
@@ -263,11 +264,16 @@ def test_evaluate_saves_pictures_and_a_table(bag: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize("text", ["", "8,", "0", "-4", "8;4", "x"])
 def test_lines_that_are_no_numbers_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--lines"):
-        parse_lines(text)
+        parse_counts("--lines", text)
+
+
+def test_a_share_of_outliers_above_one_is_refused(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(bag), "--outliers", "10"]) == 2
+    assert "--outliers is 10: it takes a share from 0 to 1" in error_line(capsys)
 
 
 def test_lines_keep_their_order_once() -> None:
-    assert parse_lines("32, 16,8,16") == (32, 16, 8)
+    assert parse_counts("--lines", "32, 16,8,16") == (32, 16, 8)
 
 
 def not_a_bag(folder: Path) -> list[str]:

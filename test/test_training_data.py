@@ -165,7 +165,7 @@ def test_every_frame_of_a_drive_counts_and_parts_split_each_drive_in_time(tmp_pa
 
 def test_a_part_without_frames_is_refused(tmp_path: Path) -> None:
     write_drive(tmp_path / "monday", 1)
-    with pytest.raises(DataError, match="in the part 0 to 0.5"):
+    with pytest.raises(DataError, match=r"in the part 0 to 0\.5"):
         FrameSource(str(tmp_path), (0.0, 0.5))
 
 

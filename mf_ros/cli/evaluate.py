@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Annotated, Callable, Iterator, Tuple
 
 import cv2
 import numpy as np
@@ -18,16 +17,15 @@ from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import colour_depth, draw_returns
 from mf_ros.cli.bag_options import BagOptions, Folder, Word, engine_text, with_engine
+from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
 from mf_ros.engine import make_engine
 from mf_ros.errors import ConfigError
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
-from mf_ros.evaluation.run import Prediction, Record, evaluate, headline
+from mf_ros.evaluation.run import Prediction, evaluate
 
 _log = logging.getLogger(__name__)
-
-COLUMNS = ("mae", "rmse", "imae", "irmse", "absrel", "delta1", "median", "ms")
 
 
 @dataclass(kw_only=True)
@@ -38,18 +36,29 @@ class Evaluate(BagOptions):
     and without the returns that the camera cannot see. PATH is a bag, or a folder of frames: SOURCE/FRAME/image.png
     with calib.json and points.npz or depth.npz. Times are milliseconds per frame with OpenCV on one thread.
 
-    Prints one table per source, input and kind of truth; --json prints a list of records {source, input, engine,
-    truth, mae, rmse, imae, irmse, absrel, delta1, median, ms, frames} (metres; imae and irmse in 1/km). Baselines
-    marked +cull were given the input without the returns hidden from the camera.
+    An engine that can do without returns is also scored on the image alone, input "none": that depth has no metric
+    scale, so it is multiplied by the median ratio of truth to depth first.
+
+    Prints one table per source, input and kind of truth, then how far the engine's uncertainty can be believed, depth
+    without returns, and what it comes to. --json prints a list of records {source, input, engine, truth, mae, rmse,
+    imae, irmse, absrel, delta1, median, ms, frames, metric, coverage50, coverage90, left90, left80, left60}: metres;
+    imae and irmse in 1/km; coverage of the 50% and 90% intervals; left90 is the MAE of the 90% of the pixels that are
+    most confident; null where it does not apply. Baselines marked +cull were given the input without the returns
+    hidden from the camera.
 
     Examples:
         mf-ros evaluate my_bag --lines 32,16,8
+        mf-ros evaluate my_bag --lines 16 --points 1,5,20 --outliers 0.1
         mf-ros evaluate frames/ --lines 32,16,8,4 --save-pictures pictures
         mf-ros evaluate my_bag --lines 16 --json > scores.json
     """
 
     lines: Annotated[str, tyro.conf.arg(metavar="N,N,...")] = "32,16,8,4"
     """Numbers of scan lines to show."""
+    points: Annotated[str, tyro.conf.arg(metavar="N,N,...")] = ""
+    """Also show this many random returns of those that the camera can see."""
+    outliers: float = 0.0
+    """Also show each input with this share of its returns at wrong depths, from 0 to 1."""
     engine: Word = None
     """Engine to use instead of the one in the settings, for example classical."""
     max_frames: int = 20
@@ -59,12 +68,15 @@ class Evaluate(BagOptions):
 
     def run(self) -> int:
         """Evaluate and print the tables; 1 when nothing could be scored."""
-        lines = parse_lines(self.lines)
+        lines = parse_counts("--lines", self.lines)
+        points = parse_counts("--points", self.points) if self.points else ()
+        if not 0 <= self.outliers <= 1:
+            raise ConfigError(f"--outliers is {self.outliers:g}: it takes a share from 0 to 1, such as 0.1.")
         config = with_engine(self.checked_settings(), self.engine)
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
             hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
-            records = evaluate(frames, lines, engine, config=config, hook=hook)
+            records = evaluate(frames, lines, engine, config=config, points=points, outliers=self.outliers, hook=hook)
         if self.json:
             print_json([as_json(record) for record in records])
         else:
@@ -90,56 +102,16 @@ def _holds_frames(folder: Path) -> bool:
     return any(next(folder.glob(f"{above}calib.json"), None) is not None for above in ("", "*/", "*/*/"))
 
 
-def parse_lines(text: str) -> Tuple[int, ...]:
-    """Numbers of scan lines from text such as ``32,16,8``.
+def parse_counts(option: str, text: str) -> Tuple[int, ...]:
+    """Numbers of scan lines or returns from text such as ``32,16,8``.
 
     Raises:
         ConfigError: it is not a list of positive whole numbers.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--lines is '{text}': it takes whole numbers above 0 with commas between, such as 32,16,8.")
+        raise ConfigError(f"{option} is '{text}': it takes whole numbers above 0 with commas between, such as 32,16,8.")
     return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def as_json(record: Record) -> Dict[str, object]:
-    """One record with exactly the documented keys."""
-    values = dataclasses.asdict(record)
-    return {key: values[key] for key in ("source", "input", "engine", "truth", *COLUMNS, "frames")}
-
-
-def as_text(records: Sequence[Record], engine: str) -> List[str]:
-    """The records as one table per source, input and kind of truth, and what they come to."""
-    tables: Dict[Tuple[str, str, str], List[Record]] = {}
-    for record in records:
-        tables.setdefault((record.source, record.input, record.truth), []).append(record)
-    lines: List[str] = []
-    for (source, shown, truth), rows in tables.items():
-        unit = " lines" if shown.isdecimal() else ""
-        lines.append(f"{source}, {shown}{unit}, truth: {truth}, {rows[0].frames} frames")
-        lines.append(f"  {'':<20}" + "".join(f"{name:>9}" for name in COLUMNS))
-        best = min((row.mae for row in rows if np.isfinite(row.mae)), default=float("nan"))
-        for row in rows:
-            mark = "*" if row.mae == best else " "
-            values = "".join(f"{_number(name, getattr(row, name)):>9}" for name in COLUMNS)
-            lines.append(f"{mark} {row.engine:<20}{values}")
-        lines.append("")
-    total = headline(records, engine)
-    if total is not None:
-        name, mae = total.best_single_baseline
-        lines += [
-            f"Mean MAE over {total.cases} LiDAR cases of 32, 16 and 8 lines, visible truth:",
-            f"  {engine:<42} {total.engine:.3f} m",
-            f"  {'best of nearest, linear, ip_basic per case':<42} {total.best_simple:.3f} m",
-            f"  {'best of all baselines per case':<42} {total.best_baseline:.3f} m",
-            f"  {'best single baseline: ' + name:<42} {mae:.3f} m",
-            f"  worst case against the simple ones: {total.worst_ratio[0]} at {total.worst_ratio[1]:.2f} of their MAE",
-        ]
-    return lines or ["There was nothing to score: the frames hold no truth, or fewer scan lines than asked for."]
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value:.1f}" if name in ("ms", "imae", "irmse") else f"{value:.3f}"
 
 
 @contextlib.contextmanager

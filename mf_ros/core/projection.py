@@ -42,6 +42,10 @@ class ProjectedReturns:
         nearest = np.rint(self.uv).astype(np.int64)
         return nearest[:, 1], nearest[:, 0]
 
+    def select(self, keep: AnyArray) -> ProjectedReturns:
+        """The returns picked by a (M,) bool mask or an index array."""
+        return ProjectedReturns(self.uv[keep], self.z[keep], self.index[keep], self.visible[keep])
+
 
 def project_points(points: CameraPoints, camera: CameraModel, config: ProjectionConfig) -> ProjectedReturns:
     """Project returns into the image and mark those that a nearer surface hides.

@@ -9,7 +9,7 @@ from typing import Dict, Iterable, List
 
 import numpy as np
 
-from mf_ros.core.types import AnyArray
+from mf_ros.core.types import AnyArray, BoolArray, DoubleArray
 
 METRICS = ("mae", "rmse", "imae", "irmse", "absrel", "delta1", "median")
 
@@ -30,9 +30,9 @@ def depth_metrics(predicted: AnyArray, truth: AnyArray) -> Dict[str, float]:
     if truth.size == 0:
         return {name: float("nan") for name in (*METRICS, "coverage")}
     predicted = np.asarray(predicted, np.float64)
-    good = np.isfinite(predicted) & (predicted > 0)
+    good = _given(predicted)
     depth = np.where(good, predicted, np.inf)
-    error = np.where(good, np.abs(predicted - truth), truth)
+    error = absolute_error(predicted, truth)
     inverse_error = 1000.0 * np.abs(np.where(good, 1.0 / depth, 0.0) - 1.0 / truth)
     ratio = np.maximum(depth / truth, truth / depth)
     return {
@@ -45,6 +45,24 @@ def depth_metrics(predicted: AnyArray, truth: AnyArray) -> Dict[str, float]:
         "median": float(np.median(error)),
         "coverage": float(good.mean()),
     }
+
+
+def absolute_error(predicted: AnyArray, truth: AnyArray) -> DoubleArray:
+    """(N,) metres; a prediction that is not finite and positive counts as a miss of the full depth."""
+    good = _given(predicted)
+    error: DoubleArray = np.where(good, np.abs(np.where(good, predicted, 0.0) - truth), truth).astype(np.float64)
+    return error
+
+
+def scale_to(predicted: AnyArray, truth: AnyArray) -> float:
+    """What relative depth is to be multiplied with: the median ratio of truth to prediction; 1 without any."""
+    good = _given(predicted)
+    return float(np.median(truth[good] / predicted[good])) if good.any() else 1.0
+
+
+def _given(predicted: AnyArray) -> BoolArray:
+    good: BoolArray = np.isfinite(predicted) & (predicted > 0)
+    return good
 
 
 def mean_of(records: Iterable[Dict[str, float]]) -> Dict[str, float]:

@@ -93,11 +93,7 @@ def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[i
     rows, cols = returns.pixels()
     for name, mask in inputs:
         if mask is not None and mask.any():
-            yield Case(name, True, _subset(returns, mask), rows[truth], cols[truth], returns.z[truth], seen[truth])
-
-
-def _subset(returns: ProjectedReturns, keep: AnyArray) -> ProjectedReturns:
-    return ProjectedReturns(returns.uv[keep], returns.z[keep], returns.index[keep], returns.visible[keep])
+            yield Case(name, True, returns.select(mask), rows[truth], cols[truth], returns.z[truth], seen[truth])
 
 
 def _rgbd_cases(depth: FloatArray, seed: int) -> Iterator[Case]:

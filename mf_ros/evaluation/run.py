@@ -6,19 +6,22 @@ import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.projection import mark_hidden, to_sparse_depth
-from mf_ros.core.types import BoolArray, FloatArray, SparseDepth
+from mf_ros.core.types import DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.protocol import DepthEngine, forget_frames
+from mf_ros.errors import MfRosError
 from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.frames import EvaluationFrame
-from mf_ros.evaluation.metrics import METRICS, depth_metrics, mean_of
+from mf_ros.evaluation.metrics import METRICS, depth_metrics, mean_of, scale_to
 from mf_ros.evaluation.protocol import Case, cases
+from mf_ros.evaluation.uncertainty import Uncertainty, mean_uncertainty, uncertainty
+from mf_ros.evaluation.variants import NO_RETURNS, variants, without_returns
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +32,11 @@ _SIMPLE = ("nearest", "linear", "ip_basic")
 
 @dataclass(frozen=True)
 class Record:
-    """Mean score of one method on one input of one source (``METRICS`` in metres, 1/km or ratios; ``ms`` per frame)."""
+    """Mean score of one method on one input of one source (``METRICS`` in metres, 1/km or ratios; ``ms`` per frame).
+
+    ``metric`` is False for depth made without any return: it has no scale, so it was multiplied by the median ratio of
+    truth to depth before it was scored, image by image. ``uncertainty`` is None for methods that state no confidence.
+    """
 
     source: str
     input: str
@@ -45,6 +52,8 @@ class Record:
     ms: float
     frames: int
     lidar: bool
+    metric: bool = True
+    uncertainty: Optional[Uncertainty] = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,65 @@ class Prediction:
     depth: FloatArray
 
 
-Method = Callable[[EvaluationFrame, SparseDepth], FloatArray]
 Hook = Callable[[Prediction], None]
+
+
+class _Row(NamedTuple):
+    """What is averaged together."""
+
+    source: str
+    input: str
+    engine: str
+    truth: str
+    lidar: bool
+    metric: bool
+
+
+class _Score(NamedTuple):
+    metrics: Dict[str, float]
+    uncertainty: Optional[Uncertainty]
+
+
+class _Method(NamedTuple):
+    """A method, whether hidden returns are kept from it, and how it makes depth."""
+
+    name: str
+    culled: bool
+    run: Callable[[EvaluationFrame, SparseDepth], Union[FloatArray, DepthEstimate]]
+
+
+class _Scores:
+    """The scores of every image so far, by row of the tables."""
+
+    def __init__(self, hook: Optional[Hook]) -> None:
+        self._rows: Dict[_Row, List[_Score]] = defaultdict(list)
+        self._hook = hook
+
+    def add(self, frame: EvaluationFrame, case: Case, method: _Method, sparse: SparseDepth) -> None:
+        """Run a method on a case and score what it made against both kinds of truth."""
+        start = time.perf_counter()
+        made = method.run(frame, sparse)
+        elapsed_ms = 1000.0 * (time.perf_counter() - start)
+        depth = made.depth if isinstance(made, DepthEstimate) else made
+        metric = case.input != NO_RETURNS
+        if not metric:
+            at = case.rows[case.visible], case.cols[case.visible]
+            depth = (depth * scale_to(depth[at], case.truth[case.visible])).astype(np.float32)
+        for truth, mask in (("visible", case.visible), ("all", np.ones_like(case.visible))):
+            at = case.rows[mask], case.cols[mask]
+            score = depth_metrics(depth[at], case.truth[mask])
+            doubt = None
+            if metric and isinstance(made, DepthEstimate):
+                log_scale = None if made.log_scale is None else made.log_scale[at]
+                doubt = uncertainty(depth[at], case.truth[mask], made.confidence[at], log_scale)
+            row = _Row(frame.source, case.input, method.name, truth, case.lidar, metric)
+            self._rows[row].append(_Score({**score, "ms": elapsed_ms}, doubt))
+        if self._hook is not None:
+            self._hook(Prediction(frame, case, method.name, sparse.depth, depth))
+
+    def records(self) -> List[Record]:
+        """One record for each row, in the order met."""
+        return [_record(row, scores) for row, scores in self._rows.items()]
 
 
 def evaluate(
@@ -69,9 +135,13 @@ def evaluate(
     *,
     config: Optional[Config] = None,
     baselines: Sequence[str] = tuple(BASELINES),
+    points: Sequence[int] = (),
+    outliers: float = 0.0,
     hook: Optional[Hook] = None,
 ) -> List[Record]:
     """Score ``engine`` and the baselines, each baseline with and without culling of hidden input returns.
+
+    The engine is also run once on each frame without any return, unless it refuses that.
 
     Args:
         frames: frames with truth; those without are passed over.
@@ -79,35 +149,36 @@ def evaluate(
         engine: the engine under test; its input is culled as ``config.projection`` says.
         config: settings of the projection.
         baselines: names out of ``BASELINES``.
+        points: also show this many random returns.
+        outliers: also show each input with this share of its returns wrong; 0 does not.
         hook: called with each prediction, for pictures.
 
     Returns:
         One record per source, input, method and kind of truth, in the order met.
     """
-    margin = (config or Config()).projection.cull_margin
-    culls = (config or Config()).projection.cull_hidden
-    scores: Dict[Tuple[str, str, str, str, bool], List[Dict[str, float]]] = defaultdict(list)
+    projection = (config or Config()).projection
+    scores = _Scores(hook)
     for frame in frames:
         found = list(cases(frame, lines))
         if not found:
             _log.warning(
                 "%s/%s is not scored: no truth on the image's grid, or too few scan lines.", frame.source, frame.name
             )
-        for case in found:
+            continue
+        for case in (*found, *variants(found, points, outliers, frame.camera, projection.cull_margin)):
             # Each case stands alone, whatever was scored before it.
             forget_frames(engine)
-            shown = {culled: shown_depth(case, frame.camera, margin if culled else None) for culled in (False, True)}
-            for name, culled, method in _methods(engine, culls, baselines):
-                sparse = shown[culled]
-                start = time.perf_counter()
-                depth = method(frame, sparse)
-                elapsed_ms = 1000.0 * (time.perf_counter() - start)
-                for truth, mask in (("visible", case.visible), ("all", np.ones_like(case.visible))):
-                    score = _score(depth, case, mask)
-                    scores[frame.source, case.input, name, truth, case.lidar].append({**score, "ms": elapsed_ms})
-                if hook is not None:
-                    hook(Prediction(frame, case, name, sparse.depth, depth))
-    return [_record(key, values) for key, values in scores.items()]
+            shown = [shown_depth(case, frame.camera, each) for each in (None, projection.cull_margin)]
+            for method in _methods(engine, projection.cull_hidden, baselines):
+                scores.add(frame, case, method, shown[method.culled])
+        forget_frames(engine)
+        free = without_returns(found[0])
+        method = next(iter(_methods(engine, projection.cull_hidden, ())))
+        try:
+            scores.add(frame, free, method, shown_depth(free, frame.camera, None))
+        except MfRosError as error:
+            _log.debug("%s makes nothing of an image alone: %s", engine.name, error)
+    return scores.records()
 
 
 def shown_depth(case: Case, camera: CameraModel, margin: Optional[float]) -> SparseDepth:
@@ -116,25 +187,24 @@ def shown_depth(case: Case, camera: CameraModel, margin: Optional[float]) -> Spa
     return to_sparse_depth(shown, camera)
 
 
-def _methods(engine: DepthEngine, culls: bool, baselines: Sequence[str]) -> Iterator[Tuple[str, bool, Method]]:
-    yield engine.name, culls, lambda frame, sparse: engine.estimate(frame.image, sparse, frame.camera).depth
+def _methods(engine: DepthEngine, culls: bool, baselines: Sequence[str]) -> Iterator[_Method]:
+    yield _Method(engine.name, culls, lambda frame, sparse: engine.estimate(frame.image, sparse, frame.camera))
     for name in baselines:
         complete = BASELINES[name]
         for culled in (False, True):
             label = name + CULLED if culled else name
-            yield label, culled, lambda frame, sparse, complete=complete: complete(sparse.depth, frame.camera)  # type: ignore[misc]
+            yield _Method(
+                label,
+                culled,
+                lambda frame, sparse, complete=complete: complete(sparse.depth, frame.camera),  # type: ignore[misc]
+            )
 
 
-def _score(depth: FloatArray, case: Case, mask: BoolArray) -> Dict[str, float]:
-    return depth_metrics(depth[case.rows[mask], case.cols[mask]], case.truth[mask])
-
-
-def _record(key: Tuple[str, str, str, str, bool], values: List[Dict[str, float]]) -> Record:
-    source, shown, engine, truth, lidar = key
-    mean = mean_of(values)
-    return Record(
-        source, shown, engine, truth, **{name: mean[name] for name in (*METRICS, "ms")}, frames=len(values), lidar=lidar
-    )
+def _record(row: _Row, scores: List[_Score]) -> Record:
+    mean = mean_of(score.metrics for score in scores)
+    doubts = [score.uncertainty for score in scores if score.uncertainty is not None]
+    values: Dict[str, Any] = {**row._asdict(), **{name: mean[name] for name in (*METRICS, "ms")}}
+    return Record(**values, frames=len(scores), uncertainty=mean_uncertainty(doubts))
 
 
 @dataclass(frozen=True)

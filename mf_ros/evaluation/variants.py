@@ -1,0 +1,67 @@
+"""Harder inputs made of a case: no return, a few, or some of them wrong; the truth stays that of the case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterator, Sequence
+
+import numpy as np
+
+from mf_ros.core.camera import CameraModel
+from mf_ros.core.projection import mark_hidden
+from mf_ros.evaluation.protocol import Case
+
+NO_RETURNS = "none"
+"""Input of a case that shows no return."""
+
+
+def without_returns(case: Case) -> Case:
+    """The case with nothing shown."""
+    return replace(case, input=NO_RETURNS, shown=case.shown.select(np.zeros(len(case.shown), np.bool_)))
+
+
+def few_points(case: Case, count: int, camera: CameraModel, margin: float, seed: int = 0) -> Case:
+    """The case with ``count`` random returns of those that the camera can see, or all when there are no more.
+
+    Args:
+        case: whose shown returns are drawn from.
+        count: how many to show.
+        camera: of the case's frame.
+        margin: as ``projection.cull_margin``; single returns cannot outline what hides them, so all decide.
+        seed: of the draw; the first returns of a larger count are those of a smaller.
+    """
+    visible = np.flatnonzero(mark_hidden(case.shown, camera, margin).visible)
+    drawn = np.sort(np.random.default_rng(seed).permutation(visible)[:count])
+    return replace(case, input=f"{count}pt", shown=case.shown.select(drawn))
+
+
+def with_outliers(case: Case, share: float, seed: int = 0) -> Case:
+    """The case with a random share of its shown returns at wrong depths, uniform between its nearest and farthest."""
+    rng = np.random.default_rng(seed)
+    shown = case.shown
+    wrong = rng.random(len(shown)) < share
+    lies = rng.uniform(shown.z.min(), shown.z.max(), len(shown)).astype(np.float32)
+    name = f"{case.input}, {100 * share:g}% wrong"
+    return replace(case, input=name, shown=replace(shown, z=np.where(wrong, lies, shown.z)))
+
+
+def variants(
+    found: Sequence[Case], points: Sequence[int], outliers: float, camera: CameraModel, margin: float
+) -> Iterator[Case]:
+    """What is asked for beside the cases of one frame.
+
+    Args:
+        found: the cases of the frame.
+        points: numbers of returns; drawn from the case that shows most.
+        outliers: share of wrong returns in each case; 0 makes none.
+        camera: of the frame.
+        margin: as ``projection.cull_margin``.
+    """
+    most = max(found, key=lambda case: len(case.shown))
+    taken = {case.input for case in found}
+    for count in points:
+        if f"{count}pt" not in taken:
+            yield few_points(most, count, camera, margin)
+    if outliers > 0:
+        for case in found:
+            yield with_outliers(case, outliers)
