@@ -24,7 +24,7 @@ MARGIN = 0.08
 
 
 class Noisy:
-    """A wall at 8 m, a fifth of that without returns, whose Laplace errors of scale ``b`` are taken for ``believed``."""
+    """A wall at 8 m, a fifth of it without returns; Laplace errors of scale ``b`` that are taken for ``believed``."""
 
     name = "noisy"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import signal
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,6 +22,7 @@ from mf_ros.bags.samples import ReplayReport, Sample
 from mf_ros.core import matching
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import CloudConfig, Config, SyncConfig
+from mf_ros.core.types import DepthEstimate
 from mf_ros.engine import reasons
 from mf_ros.errors import BagError
 
@@ -288,6 +290,49 @@ def test_unknown_depth_and_depth_beyond_range_have_their_own_colours():
     picture = pictures.depth_picture(scene.depth, scales)
     assert len({tuple(picture[0, column]) for column in (0, 1, 2)}) == 3
     assert [meaning for _, meaning in pictures.depth_legend(scales, [scene.depth]).extra] == ["none", "beyond range"]
+
+
+@dataclass
+class DoubtingEngine(MedianEngine):
+    """The median, said to be right within a Laplace scale of 20%, or of 1% in the upper half."""
+
+    def estimate(self, *args: Any) -> DepthEstimate:
+        made = super().estimate(*args)
+        log_scale = np.full_like(made.depth, np.log(0.2))
+        log_scale[: len(log_scale) // 2] = np.log(0.01)
+        return dataclasses.replace(made, log_scale=log_scale)
+
+
+def test_an_engine_that_states_its_uncertainty_has_a_picture_of_it_instead_of_its_confidence(tmp_path):
+    report = run(record(tmp_path / "in.mcap"), tmp_path / "out", DoubtingEngine(), accuracy_every=1)
+    page = Page(render_report(report))
+    # The wall is flat and its median is right, so even the narrow interval holds it.
+    assert "Uncertainty b, over the pixels with depth: mean 10.5%, median 10.5%." in page.text
+    assert "Of the held-out returns 100% lie within its 50% interval and 100% within its 90% interval." in page.text
+    assert "in 50% 100.0 %" in page.text
+    assert report.summary["accuracy"]["coverage50"] == 1.0
+    assert len(page.images()) == 30 and "Confidence" not in page.text
+    legends = [figure["alt"] for tag, figure in page.tags if tag == "img"]
+    assert sum(text.startswith("Uncertainty, Frame") for text in legends) == 5
+
+
+def test_without_scores_it_states_uncertainty_and_claims_no_coverage(tmp_path):
+    report = run(record(tmp_path / "in.mcap", frames=2), tmp_path / "out", DoubtingEngine(), accuracy_every=0)
+    text = Page(render_report(report)).text
+    assert "Uncertainty b, over the pixels with depth: mean 10.5%" in text and "interval" not in text
+
+
+def test_uncertain_pixels_are_brighter_and_pixels_without_depth_are_grey():
+    doubt = np.full((HEIGHT, WIDTH), 0.01, np.float32)
+    doubt[:, 48:] = 0.3
+    scene = sample(uncertainty=doubt)
+    scene.depth[0] = np.nan
+    picture = pictures.uncertainty_picture(scene).astype(int)
+    assert picture[5, 90].sum() > picture[5, 10].sum() + 100
+    assert (picture[0] == picture[0, 0]).all() and len(set(picture[0, 0] // 10)) == 1
+    legend = pictures.uncertainty_legend([scene])
+    assert [tick.label for tick in legend.ticks] == ["0.5", "1", "2", "5", "10", "20", "50+"]
+    assert legend.unit == "%" and [meaning for _, meaning in legend.extra] == ["no depth"]
 
 
 def test_the_worst_error_is_not_hidden_by_its_neighbours():

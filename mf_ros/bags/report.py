@@ -11,12 +11,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from mf_ros.bags import report_pictures as pictures
+from mf_ros.bags.report_figures import Figure, figures_of, uncertainty_line
 from mf_ros.bags.report_texts import ADVICE, METRICS, STAGES
 from mf_ros.bags.samples import ReplayReport, Sample
 from mf_ros.bags.whole_file import write_whole
-from mf_ros.core.config import CloudConfig, Config
+from mf_ros.core.config import Config
 from mf_ros.core.settings import config_from_mapping, settings
-from mf_ros.core.types import AnyArray, ByteArray
+from mf_ros.core.types import AnyArray
 from mf_ros.errors import require_package
 
 jinja2 = require_package("jinja2", extra="bags")
@@ -30,16 +31,6 @@ _DISTANCES_M = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0
 _MAX_FRAMES = 5
 _TALL = 1.15
 _OTHER_ADVICE = "See the message."
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture of a sample frame."""
-
-    title: str
-    picture: ByteArray
-    legend: Optional[pictures.Legend] = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +71,7 @@ def render_report(report: ReplayReport) -> str:
         troubles=_troubles(summary),
         columns=2 if wide else 3,
         frames=_frames(samples, scales, summary),
+        uncertainty=uncertainty_line(samples, summary["accuracy"]),
         accuracy=summary["accuracy"],
         accuracy_rows=_accuracy_rows(summary["accuracy"]),
         distance_rows=_distance_rows(samples),
@@ -181,7 +173,7 @@ def _troubles(summary: Mapping[str, Any]) -> List[str]:
 def _frames(samples: Sequence[Sample], scales: pictures.Scales, summary: Mapping[str, Any]) -> List[FrameView]:
     """Sample frames, as sharp and as many as the size of the file allows."""
     config = config_from_mapping(summary["config"]) if summary.get("config") else Config()
-    drawn = [_figures(each, scales, config.cloud, samples) for each in samples]
+    drawn = [figures_of(each, scales, config.cloud, samples) for each in samples]
     encoded: List[List[str]] = []
     for quality in _QUALITIES:
         encoded = [[pictures.data_uri(figure.picture, quality) for figure in figures] for figures in drawn]
@@ -195,32 +187,6 @@ def _frames(samples: Sequence[Sample], scales: pictures.Scales, summary: Mapping
         heading, facts = _heading(sample, summary.get("first_stamp_ns"))
         views.append(FrameView(heading, facts, tuple(zip(figures, uris, strict=True))))
     return views
-
-
-def _figures(sample: Sample, scales: pictures.Scales, cloud: CloudConfig, samples: Sequence[Sample]) -> List[Figure]:
-    depth = pictures.depth_legend(scales, [each.depth for each in samples])
-    figures = [
-        Figure("LiDAR returns on the image", pictures.lidar_picture(sample, scales), depth),
-        Figure("Dense depth", pictures.depth_picture(sample.depth, scales), depth),
-    ]
-    if len(sample.error_m):
-        legend = pictures.error_legend(scales, [each.error_m for each in samples])
-        note = "Estimate minus held-out return: blue too near, red too far."
-        figures.append(Figure("Error on held-out returns", pictures.error_picture(sample, scales), legend, note))
-    note = "As the engine gives it; not a measured error."
-    confidence = pictures.confidence_picture(sample.confidence)
-    figures.append(Figure("Confidence", confidence, pictures.confidence_legend(), note))
-    views = pictures.cloud_views(sample, scales, cloud)
-    if views is not None:
-        left_out = (
-            f"As in /points; the filters of cloud.* leave out {100.0 * views.left_out:.0f}% of the pixels with depth."
-        )
-        grid = (
-            f"Camera at the left edge, forward to the right; grid {pictures.grid_step(scales.view_m):g} m; LiDAR cyan."
-        )
-        figures.append(Figure("Coloured cloud, from behind and above", views.oblique, note=left_out))
-        figures.append(Figure("Cloud and LiDAR, from the top", views.top, note=grid))
-    return figures
 
 
 def _heading(sample: Sample, first_stamp_ns: Optional[int]) -> Tuple[str, Tuple[str, ...]]:

@@ -23,6 +23,7 @@ _TEXT = (170, 176, 188)
 _RETURNS = (0, 220, 255)
 _TOO_NEAR, _RIGHT, _TOO_FAR = (40, 120, 255), (245, 243, 228), (255, 84, 32)
 _STOPS = 16
+_UNCERTAINTY = (0.005, 0.5)
 _ROUND = (1.0, 2.0, 5.0)
 _MAX_PIXELS = 450_000
 _CROWDED = 0.1
@@ -107,6 +108,14 @@ def confidence_picture(confidence: FloatArray) -> ByteArray:
     return _mapped(confidence, cv2.COLORMAP_VIRIDIS)
 
 
+def uncertainty_picture(sample: Sample) -> ByteArray:
+    """(H, W, 3) uint8 RGB of relative uncertainty where there is depth: dark certain to bright uncertain, log steps."""
+    assert sample.uncertainty is not None
+    picture = _uncertainty_colours(sample.uncertainty)
+    picture[~np.isfinite(sample.depth)] = _NO_DEPTH
+    return picture
+
+
 def error_picture(sample: Sample, scales: Scales) -> ByteArray:
     """The darkened grey image with every held-out return as a dot: blue too near, pale right, red too far."""
     grey = cv2.cvtColor(sample.image, cv2.COLOR_RGB2GRAY).astype(np.float32) * np.float32(0.4)
@@ -176,6 +185,18 @@ def confidence_legend() -> Legend:
     values = np.linspace(0, 1, _STOPS, dtype=np.float32)
     ticks = tuple(Tick(100.0 * value, f"{value:g}") for value in (0.0, 0.5, 1.0))
     return Legend(_gradient(confidence_picture(values[None])[0]), ticks, "")
+
+
+def uncertainty_legend(samples: Sequence[Sample]) -> Legend:
+    """Legend of ``uncertainty_picture``, naming pixels without depth when ``samples`` hold any."""
+    low, high = _UNCERTAINTY
+    values = np.geomspace(low, high, _STOPS).astype(np.float32)
+    span = np.log(high / low)
+    ticks = [Tick(100.0 * float(np.log(each / low) / span), f"{100 * each:g}") for each in _round_numbers(low, high)]
+    ticks[-1] = Tick(100.0, ticks[-1].label + "+")
+    missing = any(bool((~np.isfinite(each.depth)).any()) for each in samples)
+    extra = ((_css(_NO_DEPTH), "no depth"),) if missing else ()
+    return Legend(_gradient(_uncertainty_colours(values)), _spaced(ticks), "%", extra)
 
 
 def error_legend(scales: Scales, errors: Sequence[FloatArray]) -> Legend:
@@ -280,6 +301,12 @@ def _mapped(part: FloatArray, colour_map: int) -> ByteArray:
         return np.zeros((*part.shape, 3), np.uint8)
     coloured = cv2.applyColorMap(flat, colour_map).reshape(*part.shape, 3)
     return np.array(coloured[..., ::-1], np.uint8)
+
+
+def _uncertainty_colours(uncertainty: FloatArray) -> ByteArray:
+    low, high = _UNCERTAINTY
+    part = np.log(np.clip(uncertainty, low, high) / low) / np.float32(np.log(high / low))
+    return _mapped(part.astype(np.float32), cv2.COLORMAP_INFERNO)
 
 
 def _error_colours(error: AnyArray, scales: Scales) -> ByteArray:

@@ -81,6 +81,12 @@ METRICS: Mapping[str, Metric] = {
         100.0,
         2,
     ),
+    "coverage50": Metric(
+        "in 50%", "%", "returns within the engine's 50% interval (|log error| < b ln 2); should be 50", 100.0, 1
+    ),
+    "coverage90": Metric(
+        "in 90%", "%", "returns within the engine's 90% interval (|log error| < b ln 10); should be 90", 100.0, 1
+    ),
     PUBLISHED: Metric(
         "published", "%", "judged returns where depth was published; the others lie on NaN of depth/image", 100.0, 2
     ),

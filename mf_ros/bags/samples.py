@@ -41,6 +41,8 @@ class Sample:
         camera: the model of ``image`` at its size here, to draw its cloud; None draws none.
         returns: LiDAR returns that the camera can see, at full size.
         hidden: returns inside the image that a nearer surface hides.
+        uncertainty: (H, W) float32 Laplace scale b of log depth, about the expected relative error; None where the
+            engine states none.
     """
 
     number: int
@@ -58,6 +60,7 @@ class Sample:
     camera: Optional[CameraModel] = None
     returns: int = 0
     hidden: int = 0
+    uncertainty: Optional[FloatArray] = None
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,19 @@ def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -
         (small_height, small_width),
     )
     uv, error, truth = _errors(held_out)
+    log_scale = result.estimate.log_scale
+
+    def picked(values: FloatArray) -> FloatArray:
+        return np.array(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.float32)
+
     scale = np.array([small_width / width, small_height / height], np.float32)
     return Sample(
         number=number,
         stamp_ns=result.frame.stamp_ns,
         image=np.array(cv2.resize(result.frame.image, size, interpolation=cv2.INTER_AREA), np.uint8),
         sparse=sparse,
-        depth=np.array(cv2.resize(result.estimate.depth, size, interpolation=cv2.INTER_NEAREST), np.float32),
-        confidence=np.array(cv2.resize(result.estimate.confidence, size, interpolation=cv2.INTER_NEAREST), np.float32),
+        depth=picked(result.estimate.depth),
+        confidence=picked(result.estimate.confidence),
         error_uv=(uv + np.float32(0.5)) * scale - np.float32(0.5),
         error_m=error,
         truth_m=truth,
@@ -138,6 +146,7 @@ def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -
         camera=result.frame.camera.resized(small_width, small_height),
         returns=result.sparse.count,
         hidden=result.sparse.hidden,
+        uncertainty=None if log_scale is None else np.exp(picked(log_scale)),
     )
 
 

@@ -15,6 +15,7 @@ from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import MfRosError
 from mf_ros.evaluation.metrics import depth_metrics
 from mf_ros.evaluation.protocol import TRUTH_RANGE_M, held_out_rings, thin_rings
+from mf_ros.evaluation.uncertainty import coverage
 from mf_ros.evaluation.visibility import visible_to_camera
 
 EVEN_RINGS = "even rings"
@@ -30,7 +31,7 @@ class HeldOut:
         uv: (M, 2) float32 pixels of the held-out returns that the camera can see.
         truth: (M,) float32 their depth, metres.
         predicted: (M,) float32 the engine's depth there, metres; not finite where it gave none.
-        metrics: as ``depth_metrics`` gives them.
+        metrics: as ``depth_metrics`` gives them, with ``coverage`` of the intervals where the engine states any.
     """
 
     what: str
@@ -75,7 +76,10 @@ def score_held_out(
     rows, cols = returns.pixels()
     predicted = estimate.depth[rows[judged], cols[judged]]
     truth = returns.z[judged]
-    return HeldOut(what, returns.uv[judged], truth, predicted, depth_metrics(predicted, truth))
+    metrics = depth_metrics(predicted, truth)
+    if estimate.log_scale is not None:
+        metrics.update(coverage(predicted, truth, estimate.log_scale[rows[judged], cols[judged]]))
+    return HeldOut(what, returns.uv[judged], truth, predicted, metrics)
 
 
 def _split(points: CameraPoints) -> Tuple[CameraPoints, BoolArray, str]:
