@@ -9,7 +9,18 @@ BAGS = ["rosbags>=0.11.1", "mcap>=1.2", "jinja2>=3.0"]
 EVAL = ["scipy>=1.8"]
 TORCH = ["torch>=2.4", "safetensors>=0.4"]
 # torch 2.9 brought Muon.
-TRAIN = [*CV, *BAGS, "torch>=2.9", "safetensors>=0.4", "accelerate>=1.0", "tensorboard>=2.10"]
+ONNX = ["onnxruntime>=1.17"]
+TRAIN = [
+    *CV,
+    *BAGS,
+    *ONNX,
+    "torch>=2.9",
+    "safetensors>=0.4",
+    "accelerate>=1.0",
+    "tensorboard>=2.10",
+    "onnx>=1.16",
+    "onnxscript>=0.2",
+]
 
 
 def files(folder, pattern):
@@ -46,8 +57,8 @@ setup(
         "cv": CV,
         "bags": BAGS,
         "eval": EVAL,
-        "offline": CV + BAGS + EVAL,
-        "onnx": ["onnxruntime>=1.17"],
+        "offline": CV + BAGS + EVAL + ONNX,
+        "onnx": ONNX,
         "onnx-gpu": ["onnxruntime-gpu>=1.17"],
         "torch": TORCH,
         "train": TRAIN,
