@@ -53,6 +53,7 @@ COMMANDS = {
     "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings beside baselines"),
     "train": Command("mf_training.cli.train", "Train", "train a network, or go on with a training"),
     "export": Command("mf_training.cli.export", "Export", "write a trained network as a folder for the engine"),
+    "sample": Command("mf_training.cli.sample", "Sample", "draw what a network makes of image, LiDAR, depth or noise"),
     "scenes": Command("mf_training.cli.scenes", "Scenes", "draw procedural training scenes on a contact sheet"),
     "doctor": Command("mf_ros.cli.doctor", "Doctor", "say what is wrong with this installation and what to do"),
     "bench": Command("mf_ros.cli.bench", "Bench", "measure how fast the parts run on this machine"),

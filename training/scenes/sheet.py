@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -27,22 +27,21 @@ def contact_sheet(scenes: Sequence[Scene]) -> Picture:
         picture = np.ascontiguousarray(scene.image.transpose(1, 2, 0))
         sky = np.isinf(scene.depth).mean()
         cells = [
-            _labelled(picture, f"seed {scene.seed}: {scene.kind}, f {scene.K[0, 0]:.0f} px"),
-            _labelled(_depth_picture(scene.depth), f"depth {_range(scene.depth)}, sky {sky:.0%}"),
+            labelled(picture, f"seed {scene.seed}: {scene.kind}, f {scene.K[0, 0]:.0f} px"),
+            labelled(depth_picture(scene.depth), f"depth {_range(scene.depth)}, sky {sky:.0%}"),
         ]
         cells += [_sweep(picture, scene, scan) for scan in scene.scans]
-        rows.append(_side_by_side(cells))
-    width = max(row.shape[1] for row in rows)
-    padded = [cv2.copyMakeBorder(r, 0, _GAP, 0, width - r.shape[1], cv2.BORDER_CONSTANT) for r in rows]
-    sheet: Picture = np.concatenate(padded)
-    return sheet
+        rows.append(side_by_side(cells))
+    return stacked(rows)
 
 
-def _depth_picture(depth: FloatArray) -> Picture:
-    """Log depth in colours, red near to blue far, spread over what the scene holds."""
+def depth_picture(depth: FloatArray, like: Optional[FloatArray] = None) -> Picture:
+    """Log depth in colours, red near to blue far, spread over what ``like`` holds, by default the depth itself."""
+    of = depth if like is None else like
+    values = np.log(of[np.isfinite(of) & (of > 0)])
+    low, high = np.percentile(values, (1, 99)) if len(values) else (0.0, 1.0)
     known = np.isfinite(depth) & (depth > 0)
     z = np.log(np.where(known, depth, 1.0))
-    low, high = np.percentile(z[known], (1, 99)) if known.any() else (0.0, 1.0)
     level = np.clip((high - z) / max(high - low, 1e-3), 0, 1) * 255
     coloured = cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     shown: Picture = np.where(known[..., None], coloured, np.uint8(0))
@@ -79,17 +78,32 @@ def _sweep(picture: Picture, scene: Scene, scan: LidarScan) -> Picture:
         shown[at[1], at[0]] = colours[i]
     seen = max(1, int(inside.sum()))
     lines = f", {scan.lines} lines" if scan.lines else ""
-    return _labelled(shown, f"{scan.kind}{lines}, {seen} returns, {hidden.sum() / seen:.1%} hidden")
+    return labelled(shown, f"{scan.kind}{lines}, {seen} returns, {hidden.sum() / seen:.1%} hidden")
 
 
-def _labelled(picture: Picture, text: str) -> Picture:
-    bar = np.full((_BAR, picture.shape[1], 3), 24, np.uint8)
-    cv2.putText(bar, text, (4, _BAR - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
-    joined: Picture = np.concatenate([bar, picture])
+def labelled(picture: Picture, text: str, below: Optional[str] = None) -> Picture:
+    """The picture with a line of text above it, and another below it when there is one."""
+    bars = [_bar(text, picture), picture] + ([] if below is None else [_bar(below, picture)])
+    joined: Picture = np.concatenate(bars)
     return joined
 
 
-def _side_by_side(cells: List[Picture]) -> Picture:
+def _bar(text: str, picture: Picture) -> Picture:
+    bar = np.full((_BAR, picture.shape[1], 3), 24, np.uint8)
+    cv2.putText(bar, text, (4, _BAR - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
+    return bar
+
+
+def stacked(rows: Sequence[Picture]) -> Picture:
+    """Rows under each other, narrower ones filled up with black."""
+    width = max(row.shape[1] for row in rows)
+    padded = [cv2.copyMakeBorder(r, 0, _GAP, 0, width - r.shape[1], cv2.BORDER_CONSTANT) for r in rows]
+    sheet: Picture = np.concatenate(padded)
+    return sheet
+
+
+def side_by_side(cells: List[Picture]) -> Picture:
+    """Cells of one height in a row, with gaps."""
     gap = np.zeros((cells[0].shape[0], _GAP, 3), np.uint8)
     joined: Picture = np.concatenate([part for cell in cells for part in (cell, gap)][:-1], axis=1)
     return joined

@@ -1,0 +1,166 @@
+"""What a network makes of procedural scenes, on a contact sheet: any of image and depth from any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mf_ros.core.camera import make_camera
+from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, condition, to_depth
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.projection import project_points, to_sparse_depth
+from mf_ros.core.types import CameraPoints, FloatArray
+from mf_ros.evaluation.metrics import depth_metrics, scale_to
+from mf_ros.model import ModalityForcing, Prediction
+from mf_ros.model.sampler import Known, sample
+from mf_training.losses import SKY_M
+from mf_training.scenes.sheet import Picture, depth_picture, labelled, side_by_side, stacked
+from mf_training.scenes.types import Scene
+
+_DOT = np.array([(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a scene's row.
+
+    Attributes:
+        name: what it shows, and from what it was made.
+        picture: (H, W, 3) uint8 RGB.
+        error: mean relative error of its depth (AbsRel); None for what has no truth.
+        note: what to know of the error.
+    """
+
+    name: str
+    picture: Picture
+    error: Optional[float] = None
+    note: str = ""
+
+
+def sample_sheet(rows: Sequence[Sequence[Cell]]) -> Picture:
+    """The rows of several scenes under each other, (H, W, 3) uint8 RGB."""
+    return stacked([side_by_side([labelled(cell.picture, cell.name, _below(cell)) for cell in row]) for row in rows])
+
+
+def _below(cell: Cell) -> str:
+    error = [] if cell.error is None else [f"error {cell.error:.1%}"]
+    return ", ".join([*error, *([cell.note] if cell.note else [])])
+
+
+def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
+    """Everything that the network can make of one scene.
+
+    Depth from image or LiDAR takes one step, which depends on no noise; images, and both from nothing, take ``steps``.
+    The noise depends on the scene's seed alone.
+
+    Args:
+        net: the network, on the CPU.
+        scene: its first sweep is shown, culled as on the robot; height and width are multiples of 16.
+        steps: denoising steps.
+    """
+    image = np.ascontiguousarray(scene.image.transpose(1, 2, 0))
+    sparse = _shown(scene)
+    made = condition(sparse)
+    given = torch.from_numpy(scene.image.astype(np.float32) / 127.5 - 1)[None]
+    lidar = Known(given, _plane(made.depth), _plane(made.level), _plane(made.prior))
+    nothing = _nothing_of(scene.depth.shape)
+
+    def made_of(known: Known, count: int) -> Prediction:
+        return sample(net, known, count, torch.Generator().manual_seed(scene.seed))
+
+    truth, scale = _as_known(scene.depth)
+    both = made_of(nothing, steps)
+    joint = to_depth(_array(both.depth), scale)
+    return [
+        Cell("image", image, note=f"seed {scene.seed}, {scene.kind}"),
+        Cell("true depth", depth_picture(scene.depth)),
+        Cell("LiDAR shown", _returns_on(image, sparse, scene.depth), note=_sweep_text(scene, sparse)),
+        _depth_cell("image + LiDAR to depth", made_of(lidar, 1), scene, made),
+        _depth_cell("LiDAR to depth", made_of(_without_image(lidar), 1), scene, made),
+        _depth_cell("image to depth", made_of(_with_image(nothing, given), 1), scene),
+        Cell(f"depth to image, {steps} steps", _picture(made_of(truth, steps).image)),
+        Cell(f"joint image, {steps} steps", _picture(both.image), note="from noise"),
+        Cell(f"joint depth, {steps} steps", depth_picture(joint), note="from noise: nothing to compare with"),
+    ]
+
+
+def _shown(scene: Scene) -> FloatArray:
+    """(H, W) metres of the scene's first sweep."""
+    height, width = scene.depth.shape
+    scan = scene.scans[0]
+    camera = make_camera(width, height, scene.K.astype(np.float64), [], "plumb_bob")
+    points = CameraPoints(scan.points, scan.ring.astype(np.int32), np.zeros(len(scan.points), np.uint8))
+    return to_sparse_depth(project_points(points, camera, ProjectionConfig()), camera).depth
+
+
+def _sweep_text(scene: Scene, sparse: FloatArray) -> str:
+    scan = scene.scans[0]
+    lines = f", {scan.lines} lines" if scan.lines else ""
+    return f"{scan.kind}{lines}, {np.count_nonzero(sparse)} returns"
+
+
+def _depth_cell(name: str, out: Prediction, scene: Scene, made: Optional[Conditioning] = None) -> Cell:
+    """Depth in the colours of the truth; without returns multiplied to fit it, as it has no scale then."""
+    metric = made is not None and made.metric
+    depth = to_depth(_array(out.depth), made.scale if made is not None else 1.0)
+    known = np.isfinite(scene.depth) & (scene.depth > 0)
+    if not metric:
+        depth = depth * np.float32(scale_to(depth[known], scene.depth[known]))
+    error = depth_metrics(depth[known], scene.depth[known])["absrel"]
+    return Cell(name, depth_picture(depth, like=scene.depth), error, "" if metric else "scaled by the median")
+
+
+def _as_known(depth: FloatArray) -> tuple[Known, float]:
+    """True depth as what is known, as training shows it when an image is wanted, and its scale, metres."""
+    known, sky = np.isfinite(depth) & (depth > 0), np.isinf(depth)
+    scale = float(np.median(depth[known])) if known.any() else 1.0
+    metres = np.where(sky, np.float32(SKY_M), np.where(known, depth, np.float32(scale)))
+    ratio = np.clip(np.log(metres / scale), -LOG_LIMIT, LOG_LIMIT)
+    level = np.where(known | sky, 0.0, 1.0)
+    return Known(None, _plane(ratio), _plane(level), torch.zeros(1, 1, *depth.shape)), scale
+
+
+def _nothing_of(shape: Sequence[int]) -> Known:
+    zeros = torch.zeros(1, 1, *shape)
+    return Known(None, zeros, zeros + 1, zeros)
+
+
+def _with_image(known: Known, image: Tensor) -> Known:
+    return Known(image, known.depth, known.level, known.prior)
+
+
+def _without_image(known: Known) -> Known:
+    return Known(None, known.depth, known.level, known.prior)
+
+
+def _plane(values: FloatArray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))[None, None]
+
+
+def _array(plane: Tensor) -> FloatArray:
+    values: FloatArray = plane[0, 0].float().numpy()
+    return values
+
+
+def _picture(image: Optional[Tensor]) -> Picture:
+    assert image is not None
+    values = np.clip((image[0].float().numpy().transpose(1, 2, 0) + 1) * 127.5, 0, 255)
+    return np.ascontiguousarray(np.rint(values).astype(np.uint8))
+
+
+def _returns_on(image: Picture, sparse: FloatArray, truth: FloatArray) -> Picture:
+    """The darkened image with its returns as dots in the colours of the truth."""
+    shown: Picture = (image * np.float32(0.5)).astype(np.uint8)
+    rows, cols = np.nonzero(sparse)
+    order = np.argsort(-sparse[rows, cols], kind="stable")
+    rows, cols = rows[order], cols[order]
+    colours = depth_picture(sparse, like=truth)[rows, cols]
+    # Whole dots far to near, so that no far one covers the middle of a nearer one.
+    y = np.clip(rows[:, None] + _DOT[:, 0], 0, sparse.shape[0] - 1).reshape(-1)
+    x = np.clip(cols[:, None] + _DOT[:, 1], 0, sparse.shape[1] - 1).reshape(-1)
+    shown[y, x] = colours.repeat(len(_DOT), axis=0)
+    return shown
