@@ -21,7 +21,10 @@ from mf_training.scenes.types import LidarScan, Scene
 VISIBLE, HIDDEN = 1, 2
 _NEAREST_Z_M = 0.05
 _SHOWN_WEIGHT = 0.15
-_OUTSIDE_WEIGHT = 0.25
+_BETWEEN_WEIGHT = 0.1
+_OUTSIDE_WEIGHT = 0.03
+_SAME_SURFACE = 0.05
+_AROUND, _GHOST_RATIO = 7, 0.93
 _REACH_OF_LIDAR = 41
 _TOO_DEEP = 1.08
 
@@ -36,8 +39,10 @@ class SampleConfig:
     """Share that is shown random returns."""
     block: float = 0.15
     """Share that is shown the returns of a part of the image; the rest is shown none."""
-    outliers: float = 0.3
-    """Share of samples in which up to 3% of the returns are wrong."""
+    outliers: float = 0.1
+    """Share of samples in which up to 10% of the returns are wrong."""
+    ghosts: float = 0.3
+    """Share of samples that keep returns from nowhere, nearer than anything around; robots' drivers filter most."""
     cull_margin: float = 0.08
     """As ``projection.cull_margin`` on the robot."""
     photometric: bool = True
@@ -98,11 +103,14 @@ def make_sample(
     mirrored = bool(rng.random() < 0.5)
     size = (scene.depth.shape[0], scene.depth.shape[1])
     returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.K, size, mirrored)
-    returns = _with_outliers(returns, rng) if rng.random() < config.outliers else returns
+    if rng.random() >= config.ghosts:
+        returns = _without_ghosts(returns, scene.depth[:, ::-1] if mirrored else scene.depth)
+    if rng.random() < config.outliers:
+        returns = _with_outliers(returns, rng)
     returns = _with_shown(returns, rng, size, config)
     truth = scene.depth[:, ::-1] if mirrored else scene.depth
     if truth.any():
-        weight = np.where(_near_lidar(returns, size), np.float32(1), np.float32(_OUTSIDE_WEIGHT)) * (truth > 0)
+        weight = _as_measured(returns, truth, size, config.cull_margin)
     else:
         truth, weight = _held_out(returns, size, config.cull_margin)
     sparse = _visible_depth(returns, size, config.cull_margin)
@@ -146,11 +154,25 @@ def _projected(scan: LidarScan, K: FloatArray, shape: Tuple[int, int], mirrored:
     return _Returns(uv, z, z, ring[inside], np.ones(len(z), np.bool_))
 
 
+def _without_ghosts(returns: _Returns, depth: FloatArray) -> _Returns:
+    """The returns that something in the picture around them may have caused; all of them where depth is unknown."""
+    known = np.where(depth > 0, depth, np.float32(np.inf))
+    if not np.isfinite(known).any():
+        return returns
+    nearest = cv2.erode(known.astype(np.float32), np.ones((_AROUND, _AROUND), np.uint8))
+    pixels = np.rint(returns.uv).astype(np.int64)
+    real = np.flatnonzero(returns.z > _GHOST_RATIO * nearest[pixels[:, 1], pixels[:, 0]])
+    uv, z, measured, ring, shown = (
+        each[real] for each in (returns.uv, returns.z, returns.measured, returns.ring, returns.shown)
+    )
+    return _Returns(uv, z, measured, ring, shown)
+
+
 def _with_outliers(returns: _Returns, rng: np.random.Generator) -> _Returns:
     """Some returns replaced by depths from elsewhere in the sweep, or by ones far too near."""
     if len(returns.z) == 0:
         return returns
-    wrong = rng.random(len(returns.z)) < rng.uniform(0, 0.03)
+    wrong = rng.random(len(returns.z)) < rng.uniform(0, 0.1)
     other = returns.z[rng.integers(len(returns.z), size=len(returns.z))]
     other = other * np.where(rng.random(len(other)) < 0.3, rng.uniform(0.2, 1.5, len(other)), 1.0)
     return replace(returns, z=np.where(wrong, other, returns.z).astype(np.float32))
@@ -203,15 +225,35 @@ def _visible_depth(returns: _Returns, shape: Tuple[int, int], margin: float) -> 
     return _rasterized(returns, returns.z, seen, shape)
 
 
-def _held_out(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
-    """Sparse truth: the returns that were not shown, and at a small weight those that were."""
+def _measured(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
+    """Depth of the visible returns, not shown and shown, (H, W) metres each, 0 = none."""
     clean = returns.measured
     seen = _seen(returns, clean, np.ones(len(clean), np.bool_), shape, margin)
-    shown = _rasterized(returns, clean, seen & returns.shown, shape)
     held_out = _rasterized(returns, clean, seen & ~returns.shown, shape)
+    return held_out, _rasterized(returns, clean, seen & returns.shown, shape)
+
+
+def _held_out(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
+    """Sparse truth and its weight: the returns that were not shown, and at a small weight those that were."""
+    held_out, shown = _measured(returns, shape, margin)
     truth: FloatArray = np.where(held_out > 0, held_out, shown)
     weight = np.where(held_out > 0, 1.0, np.where(shown > 0, _SHOWN_WEIGHT, 0.0))
     return truth, weight.astype(np.float32)
+
+
+def _as_measured(returns: _Returns, truth: FloatArray, shape: Tuple[int, int], margin: float) -> FloatArray:
+    """Weight of dense truth: most where a real sensor would have measured it, some between, little outside.
+
+    What a LiDAR measures is not a fair sample of a picture: gaps, glass, dark surfaces and what lies just behind an
+    edge are missing. A network that learns from all pixels alike learns to see farther than LiDAR truth ever is.
+    """
+    held_out, shown = _measured(returns, shape, margin)
+    either = np.where(held_out > 0, held_out, shown)
+    finite = np.where(np.isfinite(truth) & (truth > 0), truth, np.float32(1))
+    same = (either > 0) & (np.abs(np.log(np.where(either > 0, either, 1) / finite)) < _SAME_SURFACE)
+    weight = np.where(_near_lidar(returns, shape), _BETWEEN_WEIGHT, _OUTSIDE_WEIGHT)
+    weight = np.where(same, np.where(held_out > 0, 1.0, _SHOWN_WEIGHT), weight)
+    return (weight * (truth > 0)).astype(np.float32)
 
 
 def _near_lidar(returns: _Returns, shape: Tuple[int, int]) -> BoolArray:
