@@ -249,7 +249,7 @@ def test_evaluate_prints_records_with_the_documented_keys(bag: Path, capsys: pyt
     assert {record["input"] for record in records} == {"8", "4"}
     assert {record["engine"] for record in records} >= {"classical", "linear", "linear+cull", "ip_basic"}
     keys = "source input engine truth mae rmse imae irmse absrel delta1 median ms frames"
-    keys += " metric coverage50 coverage90 left90 left80 left60"
+    keys += " metric coverage50 coverage90 mae90 mae80 mae60 absrel90 absrel80 absrel60"
     assert " ".join(records[0]) == keys
     assert all(record["frames"] == 2 for record in records)
 

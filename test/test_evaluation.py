@@ -242,7 +242,19 @@ def test_a_folder_of_frames_is_scored_by_the_command(tmp_path: Path, capsys: pyt
     assert main(["evaluate", str(tmp_path), "--lines", "8", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     keys = ["source", "input", "engine", "truth", "mae", "rmse", "imae", "irmse", "absrel", "delta1", "median"]
-    keys += ["ms", "frames", "metric", "coverage50", "coverage90", "left90", "left80", "left60"]
+    keys += [
+        "ms",
+        "frames",
+        "metric",
+        "coverage50",
+        "coverage90",
+        "mae90",
+        "mae80",
+        "mae60",
+        "absrel90",
+        "absrel80",
+        "absrel60",
+    ]
     assert all(list(record) == keys for record in records)
     assert {record["source"] for record in records} == {"yard"}
 

@@ -85,6 +85,7 @@ def test_dropping_by_hand() -> None:
     doubt = uncertainty(predicted, truth, np.linspace(1, 0, 10, dtype=np.float32), None)
     # Errors 0 to 8 and a miss of the full 10 m, which goes first; then those of 8, and of 7 and 6.
     assert doubt.left == pytest.approx((4.0, 3.5, 2.5))
+    assert doubt.relative == pytest.approx((0.4, 0.35, 0.25))
     assert np.isnan(doubt.coverage50)
 
 
@@ -100,7 +101,7 @@ def test_an_engine_without_intervals_is_judged_by_its_confidence_alone() -> None
     assert record.uncertainty is not None and np.isnan(record.uncertainty.coverage50)
     (line,) = (line for line in as_text(records, "noisy") if line.startswith("  rgbd_wall, 500pt"))
     assert line.split()[2:4] == ["-", "-"]
-    assert json.loads(json.dumps(as_json(record)["left90"])) < record.mae
+    assert json.loads(json.dumps(as_json(record)["mae90"])) < record.mae
 
 
 def test_depth_without_returns_is_scored_up_to_its_scale_and_is_no_part_of_the_headline() -> None:

@@ -41,10 +41,10 @@ class Evaluate(BagOptions):
 
     Prints one table per source, input and kind of truth, then how far the engine's uncertainty can be believed, depth
     without returns, and what it comes to. --json prints a list of records {source, input, engine, truth, mae, rmse,
-    imae, irmse, absrel, delta1, median, ms, frames, metric, coverage50, coverage90, left90, left80, left60}: metres;
-    imae and irmse in 1/km; coverage of the 50% and 90% intervals; left90 is the MAE of the 90% of the pixels that are
-    most confident; null where it does not apply. Baselines marked +cull were given the input without the returns
-    hidden from the camera.
+    imae, irmse, absrel, delta1, median, ms, frames, metric, coverage50, coverage90, mae90, mae80, mae60, absrel90,
+    absrel80, absrel60}: metres; imae and irmse in 1/km; coverage of the 50% and 90% intervals; mae90 is the MAE of the
+    90% of the pixels that are most confident; null where it does not apply. Baselines marked +cull were given the
+    input without the returns hidden from the camera.
 
     Examples:
         mf-ros evaluate my_bag --lines 32,16,8

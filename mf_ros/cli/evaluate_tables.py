@@ -8,12 +8,11 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 
 from mf_ros.evaluation.run import Record, headline
-from mf_ros.evaluation.uncertainty import DROPPED, Uncertainty
+from mf_ros.evaluation.uncertainty import DROPPED, UNKNOWN
 
 COLUMNS = ("mae", "rmse", "imae", "irmse", "absrel", "delta1", "median", "ms")
 
 _OF_RATIO = ("absrel", "delta1", "ms")
-_UNKNOWN = Uncertainty(*(float("nan"),) * 2, (float("nan"),) * len(DROPPED))
 
 
 def as_json(record: Record) -> Dict[str, object]:
@@ -23,9 +22,11 @@ def as_json(record: Record) -> Dict[str, object]:
     # Metres mean nothing where the scale was taken from the truth.
     found.update({key: values[key] if record.metric or key in _OF_RATIO else None for key in COLUMNS})
     found.update(frames=record.frames, metric=record.metric)
-    doubt = record.uncertainty or _UNKNOWN
+    doubt = record.uncertainty or UNKNOWN
     found.update(coverage50=doubt.coverage50, coverage90=doubt.coverage90)
-    found.update({f"left{round(100 * (1 - part))}": value for part, value in zip(DROPPED, doubt.left, strict=True)})
+    for name, values_left in (("mae", doubt.left), ("absrel", doubt.relative)):
+        kept = (round(100 * (1 - part)) for part in DROPPED)
+        found.update({f"{name}{part}": value for part, value in zip(kept, values_left, strict=True)})
     return found
 
 
@@ -62,14 +63,16 @@ def _uncertainty(records: Sequence[Record], engine: str) -> List[str]:
     rows = [(record, record.uncertainty) for record in records if record.uncertainty is not None]
     if not rows:
         return []
+    dropped = [f"-{100 * part:.0f}%" for part in DROPPED]
     lines = [
-        f"Uncertainty of {engine}, visible truth: errors within its 50% and 90% intervals, and MAE [m] when its least",
-        "confident pixels are left out",
-        f"  {'':<38}{'in 50%':>8}{'in 90%':>8}{'all':>9}" + "".join(f"{f'-{100 * part:.0f}%':>9}" for part in DROPPED),
+        f"Uncertainty of {engine}, visible truth: errors within its 50% and 90% intervals; MAE [m] and AbsRel of all",
+        "pixels and without the least confident",
+        f"  {'':<38}{'in 50%':>8}{'in 90%':>8}"
+        + "".join(f"{name:>8}" for name in ("mae", *dropped, "absrel", *dropped)),
     ]
     for record, doubt in rows:
         inside = "".join(f"{_percent(value):>8}" for value in (doubt.coverage50, doubt.coverage90))
-        left = "".join(f"{value:>9.3f}" for value in (record.mae, *doubt.left))
+        left = "".join(f"{value:>8.3f}" for value in (record.mae, *doubt.left, record.absrel, *doubt.relative))
         lines.append(f"  {f'{record.source}, {_input(record.input)}':<38}{inside}{left}")
     return [*lines, ""]
 

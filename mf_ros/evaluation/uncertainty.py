@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 
-from mf_ros.core.types import AnyArray, FloatArray
+from mf_ros.core.types import AnyArray, DoubleArray, FloatArray
 from mf_ros.evaluation.metrics import absolute_error
 
 INTERVALS: Dict[str, float] = {"coverage50": math.log(2.0), "coverage90": math.log(10.0)}
@@ -24,11 +24,19 @@ class Uncertainty:
     Attributes:
         coverage50, coverage90: part of the truth inside the intervals that promise 50% and 90%; NaN without them.
         left: mean absolute error, metres, without the least confident ``DROPPED`` parts of the pixels.
+        relative: the same of the error relative to the depth, which is what confidence is about: dropping doubtful
+            near pixels can raise an error in metres.
     """
 
     coverage50: float
     coverage90: float
     left: Tuple[float, ...]
+    relative: Tuple[float, ...]
+
+
+_NONE = (math.nan,) * len(DROPPED)
+UNKNOWN = Uncertainty(math.nan, math.nan, _NONE, _NONE)
+"""Of what has no truth, or states no confidence."""
 
 
 def coverage(predicted: AnyArray, truth: AnyArray, log_scale: AnyArray) -> Dict[str, float]:
@@ -58,12 +66,18 @@ def uncertainty(
         log_scale: (N,) log b, or None.
     """
     if not len(truth):
-        return Uncertainty(math.nan, math.nan, (math.nan,) * len(DROPPED))
+        return UNKNOWN
     inside = dict.fromkeys(INTERVALS, math.nan) if log_scale is None else coverage(predicted, truth, log_scale)
     # Equal confidence keeps the order of the truth, which says nothing about the error.
-    error = absolute_error(predicted, truth)[np.argsort(confidence, kind="stable")]
-    left = tuple(float(error[min(round(part * len(error)), len(error) - 1) :].mean()) for part in DROPPED)
-    return Uncertainty(inside["coverage50"], inside["coverage90"], left)
+    order = np.argsort(confidence, kind="stable")
+    error = absolute_error(predicted, truth)
+    left, relative = (_left(each[order]) for each in (error, error / truth))
+    return Uncertainty(inside["coverage50"], inside["coverage90"], left, relative)
+
+
+def _left(error: DoubleArray) -> Tuple[float, ...]:
+    """Means of the (N,) errors, least confident first, without each of the ``DROPPED`` parts."""
+    return tuple(float(error[min(round(part * len(error)), len(error) - 1) :].mean()) for part in DROPPED)
 
 
 def mean_uncertainty(each: Iterable[Uncertainty]) -> Optional[Uncertainty]:
@@ -71,6 +85,6 @@ def mean_uncertainty(each: Iterable[Uncertainty]) -> Optional[Uncertainty]:
     kept: List[Uncertainty] = [one for one in each if math.isfinite(one.left[0])]
     if not kept:
         return None
-    rows = np.array([(one.coverage50, one.coverage90, *one.left) for one in kept])
-    first, second, *left = (float(value) for value in rows.mean(axis=0))
-    return Uncertainty(first, second, tuple(left))
+    rows = np.array([(one.coverage50, one.coverage90, *one.left, *one.relative) for one in kept])
+    first, second, *others = (float(value) for value in rows.mean(axis=0))
+    return Uncertainty(first, second, tuple(others[: len(DROPPED)]), tuple(others[len(DROPPED) :]))
