@@ -25,6 +25,7 @@ _BETWEEN_WEIGHT = 0.1
 _OUTSIDE_WEIGHT = 0.03
 _SAME_SURFACE = 0.05
 _AROUND, _GHOST_RATIO = 7, 0.93
+_MARGIN = 48
 _REACH_OF_LIDAR = 41
 _TOO_DEEP = 1.08
 
@@ -114,20 +115,42 @@ def make_sample(
     else:
         truth, weight = _held_out(returns, size, config.cull_margin)
     sparse = _visible_depth(returns, size, config.cull_margin)
-    # Of the whole picture, as on the robot: a crop's own border would cut the prior off from what lies beyond.
-    conditioning = condition(sparse)
-    known = truth[(truth > 0) & np.isfinite(truth)]
-    scale = conditioning.scale if conditioning.metric else float(np.median(known)) if known.size else 1.0
     top, left = (int(rng.integers(full - part + 1)) for full, part in zip(size, shape, strict=True))
     window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+    depth, level, prior, scale = _conditioned(sparse, truth, window)
     image = np.ascontiguousarray((scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)])
-    arrays = (truth, weight, conditioning.depth, conditioning.level, conditioning.prior)
     return Sample(
         _photometric(image, rng) if config.photometric else image,
-        *(np.ascontiguousarray(each[window], np.float32) for each in arrays),
+        *(np.ascontiguousarray(each[window], np.float32) for each in (truth, weight)),
+        depth,
+        level,
+        prior,
         _visibility(sparse, truth)[window].copy(),
         scale,
     )
+
+
+def _conditioned(
+    sparse: FloatArray, truth: FloatArray, window: Tuple[slice, slice]
+) -> Tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Depth, level and prior of a window of the picture, and the scale of the whole picture, as on the robot.
+
+    The prior is made of the window and a margin: at a crop's own border it would be cut off from what lies beyond.
+    """
+    outer = tuple(slice(max(0, each.start - _MARGIN), each.stop + _MARGIN) for each in window)
+    inner = tuple(
+        slice(each.start - wide.start, each.stop - wide.start) for each, wide in zip(window, outer, strict=True)
+    )
+    returns = sparse[sparse > 0]
+    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0)
+    scale = conditioning.scale
+    if not conditioning.metric:
+        known = truth[(truth > 0) & np.isfinite(truth)]
+        scale = float(np.median(known)) if known.size else 1.0
+    depth, level, prior = (
+        np.ascontiguousarray(each[inner]) for each in (conditioning.depth, conditioning.level, conditioning.prior)
+    )
+    return depth, level, prior, scale
 
 
 def collate(samples: Sequence[Sample]) -> Dict[str, torch.Tensor]:
