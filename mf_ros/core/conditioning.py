@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
+from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import FloatArray
 
 LOG_LIMIT = 5.0
@@ -50,12 +51,14 @@ def condition(sparse: FloatArray, scale: float = 0.0) -> Conditioning:
 
     Args:
         sparse: (H, W) metres along the optical Z axis, without hidden returns; 0, NaN or infinite = no return.
+            Returns that nothing around them confirms are left out (``core.outliers``).
         scale: metres to divide by instead of the median of the returns; 0 takes the median.
 
     Returns:
         Log ratios clipped to +-``LOG_LIMIT``.
     """
-    present = (sparse > 0) & np.isfinite(sparse)
+    sparse = confirmed_returns(sparse)
+    present = sparse > 0
     level: FloatArray = np.where(present, np.float32(0), np.float32(1))
     if not present.any():
         zeros = np.zeros(sparse.shape, np.float32)

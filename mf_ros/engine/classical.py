@@ -9,6 +9,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
+from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.grid import enlarged, grid_step, nearest_of_blocks
 from mf_ros.errors import MessageError
@@ -44,7 +45,7 @@ class ClassicalEngine:
                 "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
             )
         step = grid_step(sparse.depth.shape, _GRID_PIXELS)
-        shown = nearest_of_blocks(sparse.depth, step)
+        shown = confirmed_returns(nearest_of_blocks(sparse.depth, step))
         inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
         flatness = _EDGE_CONFIDENCE + (1.0 - _EDGE_CONFIDENCE) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
         confidence: FloatArray = _nearness(shown) * flatness

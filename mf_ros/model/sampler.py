@@ -23,6 +23,8 @@ class Known:
         level: (B, 1, H, W) how little each depth pixel is trusted: 0 a LiDAR return, 1 unknown.
         prior: (B, 1, H, W) log ratio of the prior; zero without one.
         text: (B, T, text_width) or None.
+        sample_depth: False when depth is given as far as it is known, and only the image is wanted: the depth's own
+            level is then 0, as in training.
     """
 
     image: Optional[Tensor]
@@ -30,6 +32,7 @@ class Known:
     level: Tensor
     prior: Tensor
     text: Optional[Tensor] = None
+    sample_depth: bool = True
 
 
 @torch.inference_mode()
@@ -58,13 +61,14 @@ def sample(net: ModalityForcing, known: Known, steps: int, generator: torch.Gene
     prediction = None
     for level, following in itertools.pairwise(levels):
         at = torch.full((count,), level, device=device)
-        given = known.level <= level
+        depth_level = level if known.sample_depth else 1.0
+        given = known.level <= depth_level
         prediction = net(
             image,
             at if known.image is None else torch.zeros_like(at),
             torch.where(given, known.depth, depth),
-            torch.where(given, known.level, torch.full_like(known.level, level)),
-            at,
+            torch.where(given, known.level, torch.full_like(known.level, depth_level)),
+            at if known.sample_depth else torch.zeros_like(at),
             known.prior,
             known.text,
             decode_image=known.image is None,

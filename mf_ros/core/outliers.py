@@ -1,0 +1,69 @@
+"""Returns that nothing around them confirms: rain, dust, reflections, crosstalk."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mf_ros.core.types import AnyArray, BoolArray, FloatArray
+
+_DEPTH_STEP = 0.08
+_COMPANY, _CROWD = 2, 10
+_USUAL_SHARE = 0.03
+_CELL = 1.5
+_MOST_CELLS = 20_000
+_LARGEST_RATIO = 1e6
+
+
+def lonely_returns(sparse: FloatArray) -> BoolArray:
+    """Returns that hardly any of those around them agrees with, where more are so than thin things explain.
+
+    The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is lonely when fewer
+    than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it. Poles and wires give
+    such returns too, so nothing is reported while fewer than 3% are lonely.
+
+    Args:
+        sparse: (H, W) float32 metres, 0 = no return.
+
+    Returns:
+        (H, W) bool.
+    """
+    rows, cols = np.nonzero(sparse)
+    lonely: BoolArray = np.zeros(sparse.shape, np.bool_)
+    if len(rows) <= _CROWD:
+        return lonely
+    log_depth = np.log(np.minimum(sparse[rows, cols] / sparse[rows, cols].min(), _LARGEST_RATIO))
+    cell = _CELL * max(2.0, float(np.sqrt(sparse.size / min(len(rows), _MOST_CELLS))))
+    # One empty cell on every side, so that neighbours need no bounds.
+    where = tuple(
+        (each / size).astype(np.int64) + 1 for each, size in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
+    )
+    counts: AnyArray = np.zeros(tuple(int(each.max()) + 2 for each in where), np.float32)
+    np.add.at(counts, where, 1)
+    for axis in (0, 1):
+        counts = _with_neighbours(counts, axis)
+    crowd = counts.sum(axis=2)[where[:2]] - 1
+    company = _with_neighbours(counts, 2)[where] - 1
+    alone = (company < _COMPANY) & (crowd >= _CROWD)
+    if alone.mean() >= _USUAL_SHARE:
+        lonely[rows[alone], cols[alone]] = True
+    return lonely
+
+
+def confirmed_returns(sparse: FloatArray) -> FloatArray:
+    """Sparse depth (H, W), metres, without its lonely returns; what is not finite counts as no return."""
+    finite: FloatArray = np.where(np.isfinite(sparse) & (sparse > 0), sparse, np.float32(0))
+    finite[lonely_returns(finite)] = 0
+    return finite
+
+
+def _with_neighbours(counts: AnyArray, axis: int) -> AnyArray:
+    """Each cell's count and those of its two neighbours along an axis; the outermost cells stay empty."""
+    summed = np.zeros_like(counts)
+    size = counts.shape[axis]
+    inner = [slice(None)] * counts.ndim
+    for offset in (-1, 0, 1):
+        inner[axis] = slice(1 + offset, size - 1 + offset)
+        middle = list(inner)
+        middle[axis] = slice(1, size - 1)
+        summed[tuple(middle)] += counts[tuple(inner)]
+    return summed
