@@ -17,9 +17,9 @@ _LARGEST_RATIO = 1e6
 def lonely_returns(sparse: FloatArray) -> BoolArray:
     """Returns that hardly any of those around them agrees with, where more are so than thin things explain.
 
-    The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is lonely when fewer
-    than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it. Poles and wires give
-    such returns too, so nothing is reported while fewer than 3% are lonely.
+    The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is
+    lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
+    Poles and wires give such returns too, so nothing is reported while fewer than 3% are lonely.
 
     Args:
         sparse: (H, W) float32 metres, 0 = no return.
