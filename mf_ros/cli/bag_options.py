@@ -112,9 +112,12 @@ def engine_text(name: str, details: Mapping[str, str]) -> str:
     return f"{name} on {', '.join(shown)}" if shown else name
 
 
-def with_engine(config: Config, name: Optional[str]) -> Config:
-    """The settings with another engine, when one is named."""
-    if name is None:
-        return config
-    # make_engine refuses a name that does not exist.
-    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, name=cast(EngineName, name)))
+def with_engine(config: Config, name: Optional[str], model: Optional[str] = None) -> Config:
+    """The settings with another engine or another network, where one is named."""
+    engine = config.engine
+    if name is not None:
+        # make_engine refuses a name that does not exist.
+        engine = dataclasses.replace(engine, name=cast(EngineName, name))
+    if model is not None:
+        engine = dataclasses.replace(engine, model=model)
+    return dataclasses.replace(config, engine=engine)

@@ -61,6 +61,8 @@ class Evaluate(BagOptions):
     """Also show each input with this share of its returns at wrong depths, from 0 to 1."""
     engine: Word = None
     """Engine to use instead of the one in the settings, for example classical."""
+    model: Word = None
+    """Its network: the name of a shipped one, or the folder that mf-ros export wrote."""
     max_frames: int = 20
     """How many images of a bag are used at most, evenly spread."""
     save_pictures: Folder = None
@@ -72,7 +74,7 @@ class Evaluate(BagOptions):
         points = parse_counts("--points", self.points) if self.points else ()
         if not 0 <= self.outliers <= 1:
             raise ConfigError(f"--outliers is {self.outliers:g}: it takes a share from 0 to 1, such as 0.1.")
-        config = with_engine(self.checked_settings(), self.engine)
+        config = with_engine(self.checked_settings(), self.engine, self.model)
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
             hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)

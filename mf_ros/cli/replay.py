@@ -38,10 +38,12 @@ class Replay(BagOptions):
     """Folder for the results; files of an earlier run in it are replaced."""
     engine: Word = None
     """Engine to use instead of the one in the settings, for example classical."""
+    model: Word = None
+    """Its network: the name of a shipped one, or the folder that mf-ros export wrote."""
 
     def run(self) -> int:
         """Replay the bag, write the report, print the summary."""
-        config = with_engine(self.checked_settings(), self.engine)
+        config = with_engine(self.checked_settings(), self.engine, self.model)
         with self.open() as recording:
             topics = self.choose(recording)
             _require_other_file(self.bag, self.out / OUTPUT_NAME)
