@@ -23,7 +23,7 @@ Regime = Literal["complete", "partial", "lidar", "image", "to_image", "joint"]
 SKY_M = 200.0
 """Depth that stands for the sky where a value is needed, metres."""
 _FARTHEST_M = 100.0
-_SMALLEST_ERROR = 0.01
+_SMALLEST_ERROR = 0.05
 _LARGEST_OVERSHOOT = 1.0
 
 
