@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -226,6 +227,26 @@ def test_the_headline_takes_the_best_baseline_anew_in_each_case() -> None:
     assert total is not None and total.cases == 4
     assert total.best_baseline <= total.best_simple
     assert total.best_baseline <= total.best_single_baseline[1]
+
+
+class TwiceAsFar(ClassicalEngine):
+    """An engine that is wrong in a known way."""
+
+    @property
+    def name(self) -> str:
+        return "twice"
+
+    def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        made = super().estimate(image, sparse, camera)
+        return replace(made, depth=made.depth * 2)
+
+
+def test_an_engine_beside_the_one_under_test_is_no_baseline() -> None:
+    records = evaluate([wall_frame("a")], (16, 8), TwiceAsFar(), beside=[ClassicalEngine()])
+    total = headline(records, "twice")
+    assert total is not None and set(total.beside) == {"classical"}
+    assert total.beside["classical"] < 0.01 < total.engine
+    assert total.best_single_baseline[0].split("+")[0] in BASELINES
 
 
 def write_frame(place: Path, width: int = 160) -> None:

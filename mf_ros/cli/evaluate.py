@@ -21,6 +21,7 @@ from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
 from mf_ros.engine import make_engine
+from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import ConfigError
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, evaluate
@@ -77,8 +78,19 @@ class Evaluate(BagOptions):
         config = with_engine(self.checked_settings(), self.engine, self.model)
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
+            # What a network corrects stands beside it, so that everyone sees what the network itself is worth.
+            beside = [] if engine.name == "classical" else [ClassicalEngine()]
             hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
-            records = evaluate(frames, lines, engine, config=config, points=points, outliers=self.outliers, hook=hook)
+            records = evaluate(
+                frames,
+                lines,
+                engine,
+                config=config,
+                beside=beside,
+                points=points,
+                outliers=self.outliers,
+                hook=hook,
+            )
         if self.json:
             print_json([as_json(record) for record in records])
         else:

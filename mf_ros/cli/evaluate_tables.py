@@ -98,6 +98,7 @@ def _headline(records: Sequence[Record], engine: str) -> List[str]:
     return [
         f"Mean MAE over {total.cases} LiDAR cases of 32, 16 and 8 lines, visible truth:",
         f"  {engine:<42} {total.engine:.3f} m",
+        *(f"  {name:<42} {mean:.3f} m" for name, mean in total.beside.items()),
         f"  {'best of nearest, linear, ip_basic per case':<42} {total.best_simple:.3f} m",
         f"  {'best of all baselines per case':<42} {total.best_baseline:.3f} m",
         f"  {'best single baseline: ' + name:<42} {mae:.3f} m",

@@ -135,6 +135,7 @@ def evaluate(
     *,
     config: Optional[Config] = None,
     baselines: Sequence[str] = tuple(BASELINES),
+    beside: Sequence[DepthEngine] = (),
     points: Sequence[int] = (),
     outliers: float = 0.0,
     hook: Optional[Hook] = None,
@@ -149,6 +150,7 @@ def evaluate(
         engine: the engine under test; its input is culled as ``config.projection`` says.
         config: settings of the projection.
         baselines: names out of ``BASELINES``.
+        beside: other engines, scored on the same input as ``engine`` but not without returns.
         points: also show this many random returns.
         outliers: also show each input with this share of its returns wrong; 0 does not.
         hook: called with each prediction, for pictures.
@@ -167,13 +169,14 @@ def evaluate(
             continue
         for case in (*found, *variants(found, points, outliers, frame.camera, projection.cull_margin)):
             # Each case stands alone, whatever was scored before it.
-            forget_frames(engine)
-            shown = [shown_depth(case, frame.camera, each) for each in (None, projection.cull_margin)]
-            for method in _methods(engine, projection.cull_hidden, baselines):
+            for each in (engine, *beside):
+                forget_frames(each)
+            shown = [shown_depth(case, frame.camera, margin) for margin in (None, projection.cull_margin)]
+            for method in _methods((engine, *beside), projection.cull_hidden, baselines):
                 scores.add(frame, case, method, shown[method.culled])
         forget_frames(engine)
         free = without_returns(found[0])
-        method = next(iter(_methods(engine, projection.cull_hidden, ())))
+        method = next(_methods((engine,), projection.cull_hidden, ()))
         try:
             scores.add(frame, free, method, shown_depth(free, frame.camera, None))
         except MfRosError as error:
@@ -187,8 +190,13 @@ def shown_depth(case: Case, camera: CameraModel, margin: Optional[float]) -> Spa
     return to_sparse_depth(shown, camera)
 
 
-def _methods(engine: DepthEngine, culls: bool, baselines: Sequence[str]) -> Iterator[_Method]:
-    yield _Method(engine.name, culls, lambda frame, sparse: engine.estimate(frame.image, sparse, frame.camera))
+def _methods(engines: Sequence[DepthEngine], culls: bool, baselines: Sequence[str]) -> Iterator[_Method]:
+    for engine in engines:
+        yield _Method(
+            engine.name,
+            culls,
+            lambda frame, sparse, engine=engine: engine.estimate(frame.image, sparse, frame.camera),  # type: ignore[misc]
+        )
     for name in baselines:
         complete = BASELINES[name]
         for culled in (False, True):
@@ -213,6 +221,7 @@ class Headline:
 
     Attributes:
         engine: of the engine under test.
+        beside: of every other engine, by name.
         best_simple: of the best of nearest, linear and ip_basic, chosen anew in each case.
         best_baseline: of the best of all baselines, culled or not, chosen anew in each case.
         best_single_baseline: of the one baseline that is best on average, with its name.
@@ -221,6 +230,7 @@ class Headline:
     """
 
     engine: float
+    beside: Dict[str, float]
     best_simple: float
     best_baseline: float
     best_single_baseline: Tuple[str, float]
@@ -238,7 +248,8 @@ def headline(records: Sequence[Record], engine: str) -> Optional[Headline]:
     if not table:
         return None
     rows = list(table.values())
-    others = [name for name in rows[0] if name != engine]
+    methods = [name for name in rows[0] if name != engine]
+    others = [name for name in methods if name.split("+")[0] in BASELINES] or methods
     simple = [name for name in _SIMPLE if name in others] or others
     single = {name: float(np.mean([row[name] for row in rows])) for name in others}
     best = min(single, key=lambda name: single[name])
@@ -249,6 +260,7 @@ def headline(records: Sequence[Record], engine: str) -> Optional[Headline]:
     worst = max(ratios, key=lambda name: ratios[name])
     return Headline(
         engine=float(np.mean([row[engine] for row in rows])),
+        beside={name: float(np.mean([row[name] for row in rows])) for name in methods if name not in others},
         best_simple=float(np.mean([min(row[name] for name in simple) for row in rows])),
         best_baseline=float(np.mean([min(row[name] for name in others) for row in rows])),
         best_single_baseline=(best, single[best]),
