@@ -41,8 +41,10 @@ from mf_ros.engine.selftest import self_test
 from mf_ros.engine.torch_backend import TorchBackend
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model import ModalityForcing, ModelConfig
+from mf_training.calibration import calibrate
 from mf_training.checkpoints import CheckpointError, latest_checkpoint, load_weights
 from mf_training.graph import OLDEST_OPSET, random_input, write_graph
+from mf_training.settings import train_config_from_mapping
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ def export_run(
     opset: int = OPSETS[0],
     metrics: Optional[Mapping[str, Any]] = None,
     licence: str = LICENCE,
+    calibrated: bool = False,
 ) -> Exported:
     """Export a checkpoint.
 
@@ -91,17 +94,29 @@ def export_run(
         opset: of the ONNX graph.
         metrics: results for the model card, as tables: title to rows, each of column to value.
         licence: SPDX identifier of the weights' licence.
+        calibrated: correct the uncertainty by what the run's held-out scenes show.
 
     Raises:
         CheckpointError: there is no checkpoint.
+        DataError: the uncertainty is to be corrected and nothing is held out.
         ModelError: the graph does not compute what torch does, or ``out`` holds something else than a model.
     """
     folder, state = find_checkpoint(source)
     config = ModelConfig.from_mapping(state["config"]["model"])
     network = ModalityForcing(config)
     load_weights(folder, network)
+    calibration = None
+    if calibrated:
+        round_to_half(network)
+        calibration = calibrate(network, train_config_from_mapping(state["config"]))
     return export_network(
-        network, out, opset=opset, metrics=metrics, licence=licence, training={"steps": state.get("step")}
+        network,
+        out,
+        opset=opset,
+        metrics=metrics,
+        licence=licence,
+        training=training_of(state),
+        calibration=calibration,
     )
 
 
@@ -123,6 +138,19 @@ def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
     if not isinstance(state.get("config"), dict) or not isinstance(state["config"].get("model"), dict):
         raise CheckpointError(f"{folder / 'state.json'} does not say what network it is of.")
     return folder, state
+
+
+def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a checkpoint's state says of its training, without the paths of the machine it ran on."""
+    config, tally = state["config"], state.get("tally") or {}
+    names = ("seed", "batch", "accumulate", "precision", "ema", "optimiser", "schedule", "samples", "losses")
+    return {
+        "steps": state.get("step"),
+        **{name: tally[name] for name in ("samples", "flops", "seconds") if name in tally},
+        "settings": {name: config[name] for name in names if name in config},
+        "shapes": (config.get("data") or {}).get("shapes"),
+        "shares": (config.get("data") or {}).get("mix"),
+    }
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -194,7 +222,7 @@ def export_network(
         difference = compare(bundle)
         self_test(bundle, OnnxBackend(bundle, EngineConfig(device="cpu")))
         parameters = sum(each.numel() for each in network.parameters())
-        card = model_card(out.name, bundle, parameters, opset, metrics or {})
+        card = model_card(out.name, bundle, parameters, opset, metrics or {}, training or {})
         (part / CARD).write_text(card, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -257,7 +285,14 @@ def compare(bundle: Bundle) -> float:
     return worst
 
 
-def model_card(name: str, bundle: Bundle, parameters: int, opset: int, metrics: Mapping[str, Any]) -> str:
+def model_card(
+    name: str,
+    bundle: Bundle,
+    parameters: int,
+    opset: int,
+    metrics: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> str:
     """Text of the model's README.
 
     Args:
@@ -266,6 +301,7 @@ def model_card(name: str, bundle: Bundle, parameters: int, opset: int, metrics: 
         parameters: number of weights.
         opset: of the graph.
         metrics: title to rows of a table, or name to value.
+        training: as kept in config.json.
     """
     sizes = ", ".join(f"{key} {value}" for key, value in bundle.model.items())
     lines = [
@@ -279,11 +315,19 @@ def model_card(name: str, bundle: Bundle, parameters: int, opset: int, metrics: 
         "- input: RGB image, sparse depth on its grid without hidden returns",
         "- output: depth in metres, and the scale of its error",
         "- loaded by `engine.model` of mf_ros; `mf-ros doctor` runs its self-test",
+        *_training_lines(training),
     ]
     for title, rows in metrics.items():
         lines += ["", f"## {title}", ""]
         lines += _table(rows) if isinstance(rows, list) else [f"{rows}"]
     return "\n".join(lines) + "\n"
+
+
+def _training_lines(training: Mapping[str, Any]) -> List[str]:
+    said = [f"{training['steps']} steps"] if training.get("steps") else []
+    said += [f"{training['samples']} samples"] if training.get("samples") else []
+    said += [f"{training['flops'] / 1e15:.2f} PFLOP"] if training.get("flops") else []
+    return [f"- trained for {', '.join(said)}; every setting is in config.json"] if said else []
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> List[str]:

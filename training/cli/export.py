@@ -23,7 +23,7 @@ class Export(Options):
     Examples:
         mf-ros export runs/nano --out my_model
         mf-ros export runs/nano/step_00020000 --out my_model --opset 23
-        mf-ros replay my_bag --out out --engine.model my_model
+        mf-ros replay my_bag --out out --model my_model
     """
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]]
@@ -37,15 +37,25 @@ class Export(Options):
     licence: Annotated[str, tyro.conf.arg(metavar="SPDX")] = LICENCE
     """Licence of the weights, which depends on what they were trained on."""
 
+    calibrate: bool = False
+    """Correct the uncertainty by what the run's held-out scenes show; makes those that are not cached."""
+
     def run(self) -> int:
         """Export and say what was written."""
         metrics = None if self.metrics is None else read_json(self.metrics)
-        done = export_run(self.source, self.out, opset=self.opset, metrics=metrics, licence=self.licence)
+        done = export_run(
+            self.source,
+            self.out,
+            opset=self.opset,
+            metrics=metrics,
+            licence=self.licence,
+            calibrated=self.calibrate,
+        )
         if self.json:
             print_json(dataclasses.asdict(done))
             return OK
         files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in done.sizes.items())
         print(f"{done.folder}: {done.parameters / 1e6:.1f} million parameters; {files}")
         print(f"The graph differs from torch by up to {done.difference:.1e} of the depth.")
-        print(f"Next: mf-ros replay BAG --out out --engine.model {self.out}")
+        print(f"Next: mf-ros replay BAG --out out --model {self.out}")
         return OK
