@@ -53,9 +53,17 @@ def test_the_same_input_gives_the_same_output() -> None:
     assert np.array_equal(first.depth, second.depth) and np.array_equal(first.confidence, second.confidence)
 
 
-def test_without_a_return_it_says_what_to_check() -> None:
-    with pytest.raises(MessageError, match=r"No LiDAR return falls into the image.*calibration"):
-        ClassicalEngine().estimate(IMAGE, sparse_of(np.zeros((96, 160))), CAMERA)
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_without_a_usable_return_it_says_what_to_check(value: float) -> None:
+    with pytest.raises(MessageError, match=r"No usable LiDAR return falls into the image.*calibration"):
+        ClassicalEngine().estimate(IMAGE, sparse_of(np.full((96, 160), value)), CAMERA)
+
+
+def test_returns_that_all_differ_from_their_neighbours_still_give_depth() -> None:
+    depth = np.zeros((96, 160))
+    depth[40:48:2, 60:68:2] = (2.0 * 1.2 ** np.arange(16)).reshape(4, 4)
+    estimate = ClassicalEngine().estimate(IMAGE, sparse_of(depth), CAMERA)
+    assert estimate.metric and np.isfinite(estimate.depth).all() and (estimate.depth > 0).all()
 
 
 def test_a_very_large_image_is_filled_just_as_well() -> None:

@@ -55,6 +55,14 @@ def test_a_handful_of_returns_is_believed() -> None:
     assert not lonely_returns(np.zeros((4, 4), np.float32)).any()
 
 
+def test_returns_that_are_all_lonely_are_believed() -> None:
+    """A bush, or a sensor that is wrong throughout: without them nothing would be left to make depth of."""
+    sparse = np.zeros((40, 60), np.float32)
+    sparse[10:18:2, 10:18:2] = (2.0 * 1.2 ** np.arange(16)).reshape(4, 4)
+    assert not lonely_returns(sparse).any()
+    assert np.array_equal(confirmed_returns(sparse), sparse)
+
+
 def test_what_is_not_finite_is_no_return() -> None:
     sparse = ground()
     sparse[0, 0], sparse[6, 3], sparse[12, 6] = np.nan, np.inf, -3.0

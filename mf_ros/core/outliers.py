@@ -8,7 +8,7 @@ from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 _DEPTH_STEP = 0.08
 _COMPANY, _CROWD = 2, 10
-_USUAL_SHARE = 0.03
+_USUAL_SHARE, _LARGEST_SHARE = 0.03, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
 _LARGEST_RATIO = 1e6
@@ -19,7 +19,8 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
 
     The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is
     lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
-    Poles and wires give such returns too, so nothing is reported while fewer than 3% are lonely.
+    Poles and wires give such returns too, so nothing is reported while fewer than 3% are lonely; nor where more than
+    half are, since what most returns are like is no exception, and something must be left.
 
     Args:
         sparse: (H, W) float32 metres, 0 = no return.
@@ -44,7 +45,7 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     crowd = counts.sum(axis=2)[where[:2]] - 1
     company = _with_neighbours(counts, 2)[where] - 1
     alone = (company < _COMPANY) & (crowd >= _CROWD)
-    if alone.mean() >= _USUAL_SHARE:
+    if _USUAL_SHARE <= alone.mean() <= _LARGEST_SHARE:
         lonely[rows[alone], cols[alone]] = True
     return lonely
 

@@ -37,15 +37,15 @@ class ClassicalEngine:
         returns lie many pixels apart there, and enlarged: a 4K frame would else need gigabytes.
 
         Raises:
-            MessageError: there is no return in the image.
+            MessageError: there is no return in the image, or none of finite depth.
         """
-        if sparse.count == 0:
-            raise MessageError(
-                "No LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
-                "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
-            )
         step = grid_step(sparse.depth.shape, _GRID_PIXELS)
         shown = confirmed_returns(nearest_of_blocks(sparse.depth, step))
+        if not shown.any():
+            raise MessageError(
+                "No usable LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
+                "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
+            )
         inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
         flatness = _EDGE_CONFIDENCE + (1.0 - _EDGE_CONFIDENCE) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
         confidence: FloatArray = _nearness(shown) * flatness
