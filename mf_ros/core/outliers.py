@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mf_ros.core.types import AnyArray, BoolArray, FloatArray
@@ -36,10 +38,11 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     cell = _CELL * max(2.0, float(np.sqrt(sparse.size / min(len(rows), _MOST_CELLS))))
     # One empty cell on every side, so that neighbours need no bounds.
     where = tuple(
-        (each / size).astype(np.int64) + 1 for each, size in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
+        (each / side).astype(np.int64) + 1 for each, side in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
     )
-    counts: AnyArray = np.zeros(tuple(int(each.max()) + 2 for each in where), np.float32)
-    np.add.at(counts, where, 1)
+    size = tuple(int(each.max()) + 2 for each in where)
+    flat = np.bincount(np.ravel_multi_index(where, size), minlength=math.prod(size))
+    counts: AnyArray = flat.reshape(size).astype(np.float32)
     for axis in (0, 1):
         counts = _with_neighbours(counts, axis)
     crowd = counts.sum(axis=2)[where[:2]] - 1
