@@ -124,14 +124,21 @@ def test_a_run_is_exported_and_loaded_by_the_engine(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_model_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
     folder = copied_model(tmp_path)
-    (folder / "old.txt").write_text("of the model before")
+    (folder / "README.md").write_text("of the model before")
     export_network(load_network(load_bundle(str(tiny_model()))), folder)
-    assert not (folder / "old.txt").exists() and load_bundle(str(folder))
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "precious.txt").write_text("mine")
-    with pytest.raises(ModelError, match="something else than a model"):
-        export_network(network(0), tmp_path / "notes")
-    assert (tmp_path / "notes" / "precious.txt").read_text() == "mine"
+    assert (folder / "README.md").read_text().startswith("# ") and load_bundle(str(folder))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match=r"also holds notes\.txt, which is no part of a model"):
+        export_network(network(0), folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ['{"name": "my project"}', "{", '{"format": 1}'])
+def test_a_folder_with_some_other_config_json_is_not_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelError, match="something else than a model: name a new folder"):
+        export_network(network(0), tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
 
 
 @pytest.mark.usefixtures("quick")

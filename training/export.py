@@ -199,8 +199,7 @@ def export_network(
     if opset not in OPSETS:
         raise ModelError(f"There is no export to opset {opset}: choose {' or '.join(map(str, OPSETS))}.")
     out = out.resolve()
-    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out} holds something else than a model: name a new folder.")
+    check_replaceable(out)
     part = out.parent / f".{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -230,6 +229,26 @@ def export_network(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Exported(out, parameters, difference, {path.name: path.stat().st_size for path in sorted(out.iterdir())})
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse a folder that anything but a model would be lost with.
+
+    Raises:
+        ModelError: ``out`` exists, is not empty, and holds no model or something beside it.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    known = (CONFIG, WEIGHTS, GRAPH, REFERENCE, CARD)
+    foreign = (
+        [path.name for path in out.iterdir() if path.name not in known or not path.is_file()] if out.is_dir() else []
+    )
+    if foreign:
+        raise ModelError(f"{out} also holds {min(foreign)}, which is no part of a model: name a new folder.")
+    try:
+        load_bundle(str(out))
+    except ModelError as error:
+        raise ModelError(f"{out} holds something else than a model: name a new folder ({error})") from error
 
 
 def round_to_half(network: nn.Module) -> None:
