@@ -324,7 +324,7 @@ def test_the_network_trains_on_procedural_scenes_and_real_frames(tmp_path: Path)
     from test_training_data import write_frame
 
     rng = np.random.default_rng(0)
-    for number in range(3):
+    for number in range(4):
         points = np.concatenate([rng.uniform(-2, 2, (200, 2)), rng.uniform(4, 9, (200, 1)), np.ones((200, 1))], 1)
         write_frame(tmp_path / "frames" / "drive" / f"{number}", points.astype(np.float32))
     config = settings(
@@ -333,7 +333,12 @@ def test_the_network_trains_on_procedural_scenes_and_real_frames(tmp_path: Path)
         data__shapes=[[32, 48]],
         data__scenes={"size": [64, 96], "scans": 1, "heldout": 1, "number": 2, "cache": str(tmp_path / "scenes")},
         data__mix={"scenes": 0.5, "frames": 0.5},
-        data__frames={"folder": str(tmp_path / "frames"), "heldout_folder": str(tmp_path / "frames")},
+        data__frames={
+            "folder": str(tmp_path / "frames"),
+            "part": [0, 0.5],
+            "heldout_folder": str(tmp_path / "frames"),
+            "heldout_part": [0.5, 1],
+        },
         steps=4,
         eval_every=4,
     )
