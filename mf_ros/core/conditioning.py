@@ -46,18 +46,19 @@ class Conditioning:
     metric: bool
 
 
-def condition(sparse: FloatArray, scale: float = 0.0) -> Conditioning:
+def condition(sparse: FloatArray, scale: float = 0.0, *, confirmed: bool = False) -> Conditioning:
     """Normalise sparse depth for the network.
 
     Args:
         sparse: (H, W) metres along the optical Z axis, without hidden returns; 0, NaN or infinite = no return.
             Returns that nothing around them confirms are left out (``core.outliers``).
         scale: metres to divide by instead of the median of the returns; 0 takes the median.
+        confirmed: ``core.outliers.confirmed_returns`` made ``sparse``, so nothing is left out any more.
 
     Returns:
         Log ratios clipped to +-``LOG_LIMIT``.
     """
-    sparse = confirmed_returns(sparse)
+    sparse = sparse if confirmed else confirmed_returns(sparse)
     present = sparse > 0
     level: FloatArray = np.where(present, np.float32(0), np.float32(1))
     if not present.any():
