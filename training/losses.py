@@ -19,6 +19,7 @@ from mf_ros.model.levels import SMALLEST_LEVEL, drawn_levels, noised
 from mf_training.samples import HIDDEN, VISIBLE
 
 Regime = Literal["complete", "partial", "lidar", "image", "to_image", "joint"]
+REGIMES: Tuple[Regime, ...] = ("complete", "partial", "lidar", "image", "to_image", "joint")
 
 SKY_M = 200.0
 """Depth that stands for the sky where a value is needed, metres."""
@@ -65,6 +66,7 @@ class _Inputs(NamedTuple):
     clean_depth: Tensor
     known: Tensor
     sky: Tensor
+    scale: Tensor
 
 
 def loss_of(
@@ -96,9 +98,8 @@ def loss_of(
 
 def drawn_regime(generator: torch.Generator, config: LossConfig) -> Regime:
     """One regime by its share."""
-    names: Tuple[Regime, ...] = ("complete", "partial", "lidar", "image", "to_image", "joint")
-    shares = torch.tensor([getattr(config, name) for name in names], dtype=torch.float64)
-    return names[int(torch.multinomial(shares, 1, generator=generator))]
+    shares = torch.tensor([getattr(config, name) for name in REGIMES], dtype=torch.float64)
+    return REGIMES[int(torch.multinomial(shares, 1, generator=generator))]
 
 
 def make_inputs(batch: Dict[str, Tensor], regime: Regime, generator: torch.Generator) -> _Inputs:
@@ -135,7 +136,7 @@ def make_inputs(batch: Dict[str, Tensor], regime: Regime, generator: torch.Gener
     if regime in ("to_image", "joint"):
         image_noise = torch.randn(clean_image.shape, generator=generator).to(device)
         image = noised(clean_image, image_noise, image_level[:, None, None, None])
-    return _Inputs(image, image_level, depth, level, depth_level, prior, clean_image, clean_depth, known, sky)
+    return _Inputs(image, image_level, depth, level, depth_level, prior, clean_image, clean_depth, known, sky, scale)
 
 
 def _at_level(
@@ -173,7 +174,7 @@ def depth_terms(out: Prediction, inputs: _Inputs, batch: Dict[str, Tensor], conf
     }
     if config.gradient_weight:
         terms["gradient"] = config.gradient_weight * _gradient(out.depth, inputs, weight)
-    short = F.relu((_FARTHEST_M / batch["scale"]).log()[:, None, None, None] - out.depth)
+    short = F.relu((_FARTHEST_M / inputs.scale).log()[:, None, None, None] - out.depth)
     terms["sky"] = config.sky_weight * (short * inputs.sky).mean()
     # The error does not move with this term: alone it would be lowered by raising b.
     deviation = torch.where(inputs.sky, short, error).detach()
