@@ -101,14 +101,15 @@ def test_without_shipped_weights_classical_runs_with_one_warning(
     assert made.name == "classical" and "engine.model is 'nano'" in warning and "none" in warning
 
 
+@pytest.mark.parametrize("kind", [ImportError, OSError])
 def test_a_library_that_is_installed_but_broken_is_named(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.import_module
 
     def fake(name: str, package: str | None = None) -> object:
         if name == "onnxruntime":
-            raise ImportError("numpy.core.multiarray failed to import")
+            raise kind("numpy.core.multiarray failed to import")
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", fake)

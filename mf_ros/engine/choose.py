@@ -22,6 +22,10 @@ BACKENDS: Dict[str, Tuple[str, str, str, str]] = {
 }
 
 
+class _BrokenPackageError(MissingDependencyError):
+    """An optional package is installed but cannot be loaded, which auto does not pass over in silence."""
+
+
 def network_engine(config: EngineConfig) -> DepthEngine:
     """The network on the library that ``config.name`` names.
 
@@ -46,13 +50,15 @@ def best_engine(config: EngineConfig) -> DepthEngine:
         if config.model != EngineConfig().model:
             raise
         return _classical([str(error)])
+    failed = False
     for name in BACKENDS:
         try:
             engine = _engine(bundle, config, name)
         except MfRosError as error:
             reasons.append(str(error))
+            failed |= isinstance(error, _BrokenPackageError) or not isinstance(error, MissingDependencyError)
             continue
-        if any("not installed" not in reason for reason in reasons):
+        if failed:
             _log.warning("The network runs with %s, because: %s", name, " ".join(reasons))
         return engine
     return _classical(reasons)
@@ -74,8 +80,8 @@ def _backend(bundle: Bundle, config: EngineConfig, name: str) -> Backend:
     try:
         require_package(package, extra=extra)
         made: Type[Backend] = getattr(importlib.import_module(module), kind)
-    except ImportError as error:
-        raise MissingDependencyError(
+    except (ImportError, OSError) as error:
+        raise _BrokenPackageError(
             f"The Python package '{package}' cannot be loaded ({' '.join(str(error).split())}): run mf-ros doctor."
         ) from error
     return made(bundle, config)  # type: ignore[call-arg]
