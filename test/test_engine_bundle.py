@@ -40,6 +40,25 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def spoil_data(path: Path) -> None:
+    """The first array's compressed data begin with a block of a kind that does not exist."""
+    data = bytearray(path.read_bytes())
+    name, extra = struct.unpack("<HH", data[26:30])
+    data[30 + name + extra] = 0xFF
+    path.write_bytes(data)
+
+
+def encrypt(path: Path) -> None:
+    """Every entry claims to be encrypted."""
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.find(signature)
+        while start >= 0:
+            data[start + flags] |= 1
+            start = data.find(signature, start + 4)
+    path.write_bytes(data)
+
+
 def declare_huge(header: dict) -> None:
     header["levels.image_gate"]["shape"] = [1 << 60]
 
@@ -72,7 +91,17 @@ def test_a_folder_that_was_exported_is_read() -> None:
         (lambda f: edit_config(f, processing={"image_scale": float("nan")}), r"image_scale is nan"),
         (lambda f: edit_config(f, processing={"depth": "inverse"}), "'inverse', this version of mf_ros knows"),
         (lambda f: edit_config(f, processing={"crop": 3}), r"processing\.crop is not known"),
+        (
+            lambda f: edit_config(f, processing={"max_pixels": 10**400}),
+            r"processing\.max_pixels is 10+\.\.\.0+: allowed",
+        ),
+        (
+            lambda f: edit_config(f, processing={"image_scale": 10**400}),
+            r"processing\.image_scale is 10+\.\.\.0+: allowed",
+        ),
         (lambda f: edit_config(f, calibration=7), "'calibration' is no group"),
+        (lambda f: edit_config(f, calibration={"log_scale_offset": -5.5}), r"log_scale_offset is -5\.5: allowed is -5"),
+        (lambda f: edit_config(f, calibration={"log_scale_offset": 10**400}), r"log_scale_offset is 10+.*: allowed"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused(
@@ -95,9 +124,16 @@ DAMAGE = {
     "weights of another width": ("torch", lambda f: edit_config(f, model={"width": 32}), "do not fit"),
     "a huge declared network": ("torch", lambda f: edit_config(f, model={"width": 16384}), "do not fit"),
     "a network beyond all sizes": ("torch", lambda f: edit_config(f, model={"width": 10**9}), "cannot be built"),
+    "an MLP of endless width": (
+        "torch",
+        lambda f: edit_config(f, model={"mlp_ratio": 10**400}),
+        "built.*mlp_ratio is 1",
+    ),
     "an unknown part of the network": ("torch", lambda f: edit_config(f, model={"wings": 2}), "cannot be built.*wings"),
     "no self-test": ("onnx", lambda f: (f / REFERENCE).unlink(), r"no reference\.npz"),
     "self-test cut off": ("onnx", lambda f: truncate(f / REFERENCE), "self-test .* is damaged"),
+    "self-test with damaged data": ("onnx", lambda f: spoil_data(f / REFERENCE), "self-test .* is damaged"),
+    "self-test that is encrypted": ("onnx", lambda f: encrypt(f / REFERENCE), "self-test .* is damaged .*password"),
     "self-test too large": (
         "onnx",
         lambda f: rewrite_reference(f, sparse=np.zeros((2000, 2000), np.float32)),
@@ -157,9 +193,10 @@ def test_without_self_test_another_result_goes_unseen(tmp_path: Path) -> None:
     assert made.name == "mf-tiny"
 
 
-def test_a_model_that_does_not_exist_names_those_that_do() -> None:
-    with pytest.raises(ModelError, match=r"engine\.model is 'no/such': there is no such folder.*installation are"):
-        load_bundle("no/such")
+@pytest.mark.parametrize("model", ["no/such", "~nosuchuser/x", "n" * 300])
+def test_a_model_that_does_not_exist_names_those_that_do(model: str) -> None:
+    with pytest.raises(ModelError, match=rf"engine\.model is '{model}': there is no such folder.*installation are"):
+        load_bundle(model)
 
 
 def test_weights_are_stored_in_half_precision() -> None:

@@ -6,9 +6,11 @@ apart. Nothing in it is executed: weights are safetensors or an ONNX graph, the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import reprlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, BinaryIO, Dict, Mapping, Tuple, Type, TypeVar
 
 import numpy as np
 
+from mf_ros.core.archives import UNREADABLE
 from mf_ros.core.types import AnyArray
 from mf_ros.errors import ModelError
 
@@ -35,6 +38,7 @@ REFERENCE_SIZE = (64, 96)
 _LARGEST_CONFIG = 1_000_000
 _LARGEST_NETWORK = 64 * 2**30
 _LARGEST_REFERENCE = 4_000_000
+_LARGEST_OFFSET = 5.0
 _NORMALISATIONS = ("log_over_median",)
 
 Part = TypeVar("Part", "Processing", "Calibration")
@@ -129,16 +133,16 @@ def load_bundle(model: str) -> Bundle:
         raise ModelError(f"{path} states no format: it was not written by mf-ros export.")
     if document["format"] != FORMAT:
         raise ModelError(
-            f"{path} has format {document['format']}, this version of mf_ros knows {FORMAT}: "
+            f"{path} has format {reprlib.repr(document['format'])}, this version of mf_ros knows {FORMAT}: "
             "update mf_ros, or export the model again."
         )
     model_sizes = document.get("model")
     if not isinstance(model_sizes, dict):
         raise ModelError(f"{path} has no group 'model': it is damaged; run mf-ros export again.")
-    processing = _part(Processing, document, path)
-    _check(processing, path)
+    processing, calibration = _part(Processing, document, path), _part(Calibration, document, path)
+    _check(processing, calibration, path)
     licence = str(document.get("licence", "unknown"))
-    return Bundle(folder, folder.name, model_sizes, processing, _part(Calibration, document, path), licence)
+    return Bundle(folder, folder.name, model_sizes, processing, calibration, licence)
 
 
 def load_reference(path: Path) -> Dict[str, AnyArray]:
@@ -150,7 +154,7 @@ def load_reference(path: Path) -> Dict[str, AnyArray]:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {name: _array(archive, name) for name in ("image", "sparse", "depth", "log_scale")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"The self-test {path} is damaged ({error}): run mf-ros export again.") from error
     shape = arrays["sparse"].shape
     kinds = {"image": ((*shape, 3), np.uint8), **dict.fromkeys(("sparse", "depth", "log_scale"), (shape, np.float32))}
@@ -162,11 +166,13 @@ def load_reference(path: Path) -> Dict[str, AnyArray]:
 
 
 def _folder(model: str) -> Path:
-    if model == Path(model).name and (SHIPPED / model / CONFIG).is_file():
-        return SHIPPED / model
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
+    # A name that is too long is an OSError, the home of an unknown user a RuntimeError.
+    with contextlib.suppress(OSError, RuntimeError):
+        if model == Path(model).name and (SHIPPED / model / CONFIG).is_file():
+            return SHIPPED / model
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return folder.resolve()
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
     raise ModelError(
         f"engine.model is '{model}': there is no such folder, and the networks in this installation are "
@@ -184,13 +190,19 @@ def _part(kind: Type[Part], document: Mapping[str, Any], path: Path) -> Part:
         where = f"{path}: {kind.__name__.lower()}.{name}"
         if name not in known:
             raise ModelError(f"{where} is not known to this version of mf_ros: update it, or export the model again.")
-        number = isinstance(known[name], float) and type(value) in (int, float) and math.isfinite(value)
+        number = isinstance(known[name], float) and type(value) in (int, float) and abs(value) < math.inf
         if not number and type(value) is not type(known[name]):
-            raise ModelError(f"{where} is {value!r}: {type(known[name]).__name__} is needed.")
+            raise ModelError(f"{where} is {reprlib.repr(value)}: {type(known[name]).__name__} is needed.")
     return kind(**group)
 
 
-def _check(processing: Processing, path: Path) -> None:
+def _check(processing: Processing, calibration: Calibration, path: Path) -> None:
+    offset = calibration.log_scale_offset
+    if not abs(offset) <= _LARGEST_OFFSET:
+        raise ModelError(
+            f"{path}: calibration.log_scale_offset is {reprlib.repr(offset)}: allowed is -{_LARGEST_OFFSET:g} to "
+            f"{_LARGEST_OFFSET:g}."
+        )
     limits: Dict[str, Tuple[float, float]] = {
         "max_pixels": (4096, 100_000_000),
         "multiple": (1, 1024),
@@ -201,7 +213,7 @@ def _check(processing: Processing, path: Path) -> None:
     for name, (low, high) in limits.items():
         value = getattr(processing, name)
         if not low <= value <= high:
-            raise ModelError(f"{path}: processing.{name} is {value!r}: allowed is {low:g} to {high:g}.")
+            raise ModelError(f"{path}: processing.{name} is {reprlib.repr(value)}: allowed is {low:g} to {high:g}.")
     if processing.depth not in _NORMALISATIONS:
         raise ModelError(
             f"{path}: processing.depth is '{processing.depth}', this version of mf_ros knows "

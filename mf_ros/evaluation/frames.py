@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -21,6 +20,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import cv2
 import numpy as np
 
+from mf_ros.core.archives import UNREADABLE
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.pointcloud import MAX_RING
 from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DoubleArray, FloatArray, IntArray
@@ -29,18 +29,6 @@ from mf_ros.errors import BagError, CalibrationError
 MAX_WIDTH = 1300
 _SEQUENCE_FRAMES = 4
 _MAX_UNPACKED_BYTES = 1 << 29
-# What zipfile and NumPy raise on damaged, encrypted or lying archives.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -254,7 +242,7 @@ def _read_arrays(path: Path) -> Dict[str, AnyArray]:
             )
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BagError(f"{path}: not a readable .npz file ({error}).") from error
 
 
