@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,11 +161,24 @@ def test_configuration_survives_plain_values_and_refuses_nonsense() -> None:
         ({"streams": "both"}, "streams"),
         ({"stem": [8]}, "stem"),
         ({"layers": 0}, "layers"),
-        ({"width": 10**9, "heads": 1}, "beyond"),
-        ({"propagation": [0]}, "reach"),
+        ({"width": 10**9, "heads": 1}, r"width is 1000000000: allowed is 1 to 16384"),
+        ({"propagation": [0]}, "propagation is .*allowed is 1 to 64"),
+        ({"propagation": [1] * 9}, "propagation has 9 steps: at most 8"),
+        ({"blocks": [65, 1]}, "blocks is .*allowed is 0 to 64"),
+        ({"stem": [8, 16385]}, "stem is .*allowed is 1 to 16384"),
+        ({"mlp_ratio": 0}, "mlp_ratio is 0: allowed is 0.25 to 16"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio is nan"),
+        ({"mlp_ratio": 10**400}, "mlp_ratio is 1000"),
+        ({"text_width": -1}, "text_width is -1: allowed is 0"),
     ):
         with pytest.raises(ConfigError, match=told):
             ModelConfig.from_mapping({**TINY, **wrong})
+
+
+def test_sizes_are_read_without_torch() -> None:
+    script = "import sys; sys.modules['torch'] = None; from mf_ros.model import ModelConfig; print(ModelConfig().width)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "256", done.stderr
 
 
 def test_levels_go_from_noise_to_clean_and_a_true_prediction_is_reached() -> None:

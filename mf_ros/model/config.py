@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Dict, Literal, Mapping, Tuple
 
 from mf_ros.errors import ConfigError
 
 Streams = Literal["fused", "separate"]
-_LARGEST_WIDTH = 16384
-_MOST_LAYERS = 256
+# Least and most of each size, or of each number of a list: what a damaged file may not make us allocate.
+_RANGES: Dict[str, Tuple[float, float]] = {
+    "width": (1, 16384),
+    "layers": (1, 256),
+    "heads": (1, 4096),
+    "mlp_ratio": (0.25, 16),
+    "stem": (1, 16384),
+    "blocks": (0, 64),
+    "propagation": (1, 64),
+    "text_width": (0, 16384),
+}
+_MOST_PROPAGATION = 8
 
 
 @dataclass(frozen=True)
@@ -40,26 +51,20 @@ class ModelConfig:
     """Channels of the text tokens; 0 builds a network without text."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: it must be at least 1.")
-        if self.width > _LARGEST_WIDTH or self.layers > _MOST_LAYERS:
-            raise ConfigError(
-                f"A model of width {self.width} and {self.layers} layers is beyond what is built here "
-                f"({_LARGEST_WIDTH}, {_MOST_LAYERS})."
-            )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not all(least <= each <= most for each in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"model.{name} is {reprlib.repr(value)}: allowed is {least:g} to {most:g}.")
         if self.width % (4 * self.heads):
             raise ConfigError(f"model.width {self.width} must be a multiple of 4 x model.heads ({self.heads}).")
         if self.streams not in ("fused", "separate"):
             raise ConfigError(f"model.streams is {self.streams!r}: allowed is 'fused' or 'separate'.")
-        for name, least in (("stem", 1), ("blocks", 0)):
+        for name in ("stem", "blocks"):
             values = getattr(self, name)
-            if len(values) != 2 or min(values) < least:
-                raise ConfigError(
-                    f"model.{name} is {values}: two numbers are needed, for 1/4 and 1/8, from {least} up."
-                )
-        if any(reach < 1 or reach > 64 for reach in self.propagation):
-            raise ConfigError(f"model.propagation is {self.propagation}: a reach is 1 to 64 pixels.")
+            if len(values) != 2:
+                raise ConfigError(f"model.{name} is {reprlib.repr(values)}: two numbers are needed, for 1/4 and 1/8.")
+        if len(self.propagation) > _MOST_PROPAGATION:
+            raise ConfigError(f"model.propagation has {len(self.propagation)} steps: at most {_MOST_PROPAGATION}.")
 
     @property
     def patch(self) -> int:
@@ -94,9 +99,9 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, (list, tuple)) and all(type(each) is int for each in value):
             return tuple(value)
-        raise ConfigError(f"model.{name} is {value!r}: a list of whole numbers is needed.")
+        raise ConfigError(f"model.{name} is {reprlib.repr(value)}: a list of whole numbers is needed.")
     if isinstance(default, float) and type(value) in (int, float):
-        return float(value)
+        return value
     if type(value) is type(default):
         return value
-    raise ConfigError(f"model.{name} is {value!r}: {type(default).__name__} is needed.")
+    raise ConfigError(f"model.{name} is {reprlib.repr(value)}: {type(default).__name__} is needed.")
