@@ -12,14 +12,15 @@ from wall_scene import MedianEngine, camera_info, cloud, extrinsics, tf
 from wall_scene import image as camera_image
 
 from mf_ros.core.conditioning import condition, confidence, to_depth
-from mf_ros.core.config import Config, EngineConfig
-from mf_ros.core.types import DepthEstimate
+from mf_ros.core.config import Config, EngineConfig, ProjectionConfig
+from mf_ros.core.types import CameraPoints, DepthEstimate
 from mf_ros.engine import make_engine
 from mf_ros.engine.backend import StepInput, StepOutput
 from mf_ros.engine.bundle import load_bundle
 from mf_ros.engine.network import NetworkEngine, complete, denoise, step_levels
 from mf_ros.engine.pipeline import DepthPipeline
 from mf_ros.errors import MessageError, ModelError
+from mf_ros.evaluation.heldout import score_held_out
 
 
 def engine(name: str = "onnx", **settings: object) -> NetworkEngine:
@@ -211,6 +212,31 @@ def test_each_step_shows_the_returns_untouched_and_the_rest_less_noisy() -> None
     assert np.all(np.diff(errors[1:]) < 0)
 
 
+def test_one_step_draws_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("noise was drawn"))
+    plane, zero = np.ones((1, 1, 16, 16), np.float32), np.zeros(1, np.float32)
+    start = StepInput(np.zeros((1, 3, 16, 16), np.float32), zero, 0 * plane, plane, zero + 1, plane)
+    assert np.array_equal(denoise(Oracle(plane), start, 1, 1.1).depth, plane)
+
+
+def test_scoring_held_out_returns_does_not_disturb_the_scale_that_is_held(onnx: NetworkEngine) -> None:
+    image, sparse, camera = frame()
+    rows, cols = np.nonzero(sparse.depth)
+    z = sparse.depth[rows, cols]
+    points = CameraPoints(
+        np.column_stack([(cols - 48) / 80 * z, (rows - 32) / 80 * z, z]).astype(np.float32),
+        (rows // 4).astype(np.int32),
+        np.zeros(len(z), np.uint8),
+    )
+    few = sparse_of(kept(sparse.depth, 5))
+    onnx.estimate(image, sparse, camera)
+    undisturbed = onnx.estimate(image, few, camera).depth
+    onnx.reset()
+    onnx.estimate(image, sparse, camera)
+    assert score_held_out(image, points.select(z > np.median(z)), camera, onnx, ProjectionConfig()) is not None
+    assert np.array_equal(onnx.estimate(image, few, camera).depth, undisturbed)
+
+
 def test_values_that_are_not_finite_are_an_error_and_not_depth() -> None:
     image, sparse, camera = frame(16, 16)
     broken = NetworkEngine(load_bundle(str(tiny_model())), Oracle(np.full((1, 1, 16, 16), np.nan, np.float32)))
@@ -237,6 +263,9 @@ class CountsResets(MedianEngine):
 
     def reset(self) -> None:
         self.resets += 1
+
+    def fresh(self) -> CountsResets:
+        return CountsResets()
 
 
 def test_the_pipeline_makes_the_engine_forget_when_time_jumps_back() -> None:

@@ -64,7 +64,7 @@ def replay(
         topics: what to read.
         config: settings; waiting times and queues are lengthened, because no robot waits.
         out_dir: made when it does not exist; files of an earlier run in it are replaced.
-        engine: makes the depth; it also sees the reduced input of the frames that are scored.
+        engine: makes the depth; on frames that are scored, one without memory also sees the reduced input.
         progress: called with the part done, in [0, 1].
         accuracy_every: every so many frames the even rings are held out and the engine is scored on them; 0 never.
 

@@ -85,6 +85,10 @@ class NetworkEngine:
     def name(self) -> str:
         return f"mf-{self._bundle.name}"
 
+    def fresh(self) -> NetworkEngine:
+        """The same network, loaded once, with nothing remembered."""
+        return NetworkEngine(self._bundle, self._backend, steps=self._steps, tested=self._tested)
+
     def reset(self) -> None:
         """Forget earlier frames, because the next one does not follow them."""
         self._held = HeldScale()
@@ -94,7 +98,9 @@ class NetworkEngine:
 
         Confidence is the probability that depth is right within 5%. With fewer than 20 returns the last scale is held
         with falling confidence; without one, confidence falls with the number of returns, and without any return depth
-        is relative. Images of more pixels than the network was made for are completed on a coarser grid.
+        is relative. The pipeline drops an image without any return before it comes here, so in it the scale is held
+        over images with 1 to 19 returns. Images of more pixels than the network was made for are completed on a
+        coarser grid.
 
         Raises:
             MessageError: image and sparse depth differ in size.
@@ -171,7 +177,9 @@ def denoise(backend: Backend, start: StepInput, steps: int, shift: float) -> Ste
     One step needs no noise: the network does not look at pixels about which nothing is known. Flow matching as in
     Modality Forcing (arXiv 2606.13676): x_t = (1 - t) x_0 + t noise, v = (x - x_0) / max(t, 0.05).
     """
-    noisy = np.random.default_rng(_SEED).standard_normal(start.depth.shape, np.float32)
+    noisy = start.depth
+    if steps > 1:
+        noisy = np.random.default_rng(_SEED).standard_normal(start.depth.shape, np.float32)
     for now, following in itertools.pairwise(step_levels(steps, shift)):
         given = start.level <= now
         inputs = start._replace(

@@ -47,8 +47,17 @@ class RemembersFrames(Protocol):
         """Forget earlier frames."""
         ...
 
+    def fresh(self) -> DepthEngine:
+        """An engine like this one that remembers no frame and shares what is costly to load."""
+        ...
+
 
 def forget_frames(engine: DepthEngine) -> None:
     """Tell an engine that the next frame does not follow the last one: time jumped, or it is of another recording."""
     if isinstance(engine, RemembersFrames):
         engine.reset()
+
+
+def without_memory(engine: DepthEngine) -> DepthEngine:
+    """An engine to ask something beside the stream: it knows none of its frames and leaves the stream's own alone."""
+    return engine.fresh() if isinstance(engine, RemembersFrames) else engine

@@ -11,7 +11,7 @@ from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.types import BoolArray, ByteArray, CameraPoints, FloatArray
-from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.protocol import DepthEngine, without_memory
 from mf_ros.errors import MfRosError
 from mf_ros.evaluation.metrics import depth_metrics
 from mf_ros.evaluation.protocol import TRUTH_RANGE_M, held_out_rings, thin_rings
@@ -53,7 +53,8 @@ def score_held_out(
         image: (H, W, 3) uint8 RGB.
         points: all LiDAR returns, optical frame.
         camera: the camera of ``image``.
-        engine: the engine to judge.
+        engine: the engine to judge. What it remembers of earlier frames is neither used, since that may hold the
+            truth, nor changed.
         config: how its input is projected and culled.
 
     Returns:
@@ -70,7 +71,7 @@ def score_held_out(
     if not judged.any():
         return None
     try:
-        estimate = engine.estimate(image, sparse, camera)
+        estimate = without_memory(engine).estimate(image, sparse, camera)
     except MfRosError:
         return None
     rows, cols = returns.pixels()
