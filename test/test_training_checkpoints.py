@@ -64,7 +64,7 @@ def test_the_last_is_found_by_its_number(tmp_path: Path) -> None:
     assert last is not None and last.step == 100_000_000, "not by the order of names"
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "no state", "state cut", "foreign state"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "no state", "state cut", "state nested", "foreign state"])
 def test_a_checkpoint_that_is_half_there_is_passed_over(tmp_path: Path, damage: str) -> None:
     saved(tmp_path, 1)
     path = saved(tmp_path, 2)
@@ -76,6 +76,8 @@ def test_a_checkpoint_that_is_half_there_is_passed_over(tmp_path: Path, damage: 
         (path / "state.json").unlink()
     elif damage == "state cut":
         (path / "state.json").write_text((path / "state.json").read_text()[:-5])
+    elif damage == "state nested":
+        (path / "state.json").write_text("[" * 100_000)
     else:
         (path / "state.json").write_text("[]")
     last = latest_checkpoint(tmp_path)
@@ -88,9 +90,25 @@ def test_what_an_interrupted_write_left_is_no_checkpoint_and_is_removed(tmp_path
     saved(tmp_path / "elsewhere", 9).rename(tmp_path / ".step_00000009.part")
     last = latest_checkpoint(tmp_path)
     assert last is not None and last.step == 4
-    prune(tmp_path, keep=2)
+    prune(tmp_path, keep=2, written=4)
     assert sorted(path.name for path in tmp_path.glob("*step*")) == ["step_00000003", "step_00000004"]
     assert not (tmp_path / ".step_00000009.part").exists()
+
+
+def test_damaged_checkpoints_push_no_good_one_out(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 8, 9):
+        saved(tmp_path, step)
+    for step in (8, 9):
+        (tmp_path / f"step_{step:08d}" / "model.safetensors").unlink()
+    prune(tmp_path, keep=2, written=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}" for step in (2, 3, 8, 9)]
+
+
+def test_the_checkpoint_just_written_stays_whatever_else_is_there(tmp_path: Path) -> None:
+    for step in (1, 8, 9):
+        saved(tmp_path, step)
+    prune(tmp_path, keep=1, written=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000009"]
 
 
 def test_the_best_replaces_the_one_before(tmp_path: Path) -> None:
@@ -134,6 +152,19 @@ def test_weights_are_found_in_files_folders_checkpoints_and_runs(tmp_path: Path)
         load_weights(source, into)
         assert all(torch.allclose(into.state_dict()[k], v, atol=tolerance, rtol=0) for k, v in average.items()), source
         assert into[0].weight.dtype == torch.float32
+
+
+def test_a_network_of_the_package_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = net().state_dict()
+    (tmp_path / "pico").mkdir()
+    (tmp_path / "pico" / "config.json").write_text("{}")
+    save_file(weights, tmp_path / "pico" / "model.safetensors")
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
+    into = net()
+    load_weights(Path("pico"), into)
+    assert all(torch.equal(into.state_dict()[key], value) for key, value in weights.items())
+    with pytest.raises(CheckpointError, match=r"femto: there is no such file.* in this installation are pico"):
+        load_weights(Path("femto"), into)
 
 
 def test_weights_of_another_model_are_refused_by_name() -> None:

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
     "path", sorted((REPOSITORY / "config" / "training").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_preset_can_be_used(path: Path) -> None:
-    config = load_train_config(path.stem, ["data.frames.folder=frames"])
+    config = load_train_config(path.stem, ["data.frames.folder=frames", "init=nano"])
     assert config.steps > 0
     assert config.model["width"] > 0, "the model's preset is filled in"
 
@@ -69,6 +69,15 @@ def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
         ("ema=1", "ema is 1.0: it must be at least 0 and below 1"),
         ("losses.joint=-1", "losses.joint is -1.0"),
         ("data.shapes=[[250, 384]]", "250 x 384"),
+        ("data.scenes.size=[320,496]", "320 x 496 in data.scenes.size: height and width must be multiples of 32"),
+        ("optimiser.betas=[0.9,1]", "optimiser.betas is 1.0: it must be at least 0 and below 1"),
+        ("optimiser.momentum=1", "optimiser.momentum is 1.0"),
+        ("samples.lines=0.8", "samples.lines, samples.points, samples.block are shares of all samples: 1.17 is more"),
+        ("samples.outliers=2", "samples.outliers is 2.0: it is a share"),
+        (
+            "losses={complete: 0, partial: 0, lidar: 0, image: 0, to_image: 0, joint: 0}",
+            "losses.joint are all 0: no regime is left to train",
+        ),
         ("data.shapes=[]", "data.shapes is empty"),
         ("data.mix.scenes=0", "nothing is left to train on"),
         ("data.mix.frames=1", "data.frames.folder must name"),
@@ -86,8 +95,13 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(override: str, word
     assert words in str(caught.value)
 
 
+def test_post_training_must_be_told_what_to_start_from() -> None:
+    with pytest.raises(ConfigError, match="name the weights to start from: init=nano"):
+        load_train_config("posttrain", ["data.frames.folder=frames"])
+
+
 def test_parts_of_one_drive_are_trained_on_and_held_out_only_when_they_do_not_overlap() -> None:
-    drive = ["data.frames.folder=drive", "data.frames.heldout_folder=./drive"]
+    drive = ["init=nano", "data.frames.folder=drive", "data.frames.heldout_folder=./drive"]
     config = load_train_config("posttrain", [*drive, "data.frames.part=[0,0.5]", "data.frames.heldout_part=[0.5,1]"])
     assert (config.data.frames.part, config.data.frames.heldout_part) == ((0.0, 0.5), (0.5, 1.0))
     with pytest.raises(ConfigError, match="the same frames of drive"):

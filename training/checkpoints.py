@@ -20,13 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mf_ros.engine.bundle import CONFIG, SHIPPED
 from mf_ros.errors import MfRosError
 
 _log = logging.getLogger(__name__)
 
 SHARD_BYTES = 15_000_000
 _FORMAT = 1
-_MAX_STATE_BYTES = 10_000_000
+_MAX_JSON_BYTES = 10_000_000
 _MAX_WEIGHT_BYTES = 1 << 36
 _NAME = re.compile(r"step_(\d+)")
 _BEST = re.compile(r"best_(\d+)")
@@ -87,29 +88,69 @@ def save_best(out: Path, step: int, weights: Mapping[str, Tensor], state: Mappin
     return path
 
 
-def prune(out: Path, keep: int) -> None:
-    """Remove all but the last ``keep`` checkpoints, and what interrupted writes left behind."""
-    for _, path in _folders(out, _NAME)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+def prune(out: Path, keep: int, written: int) -> None:
+    """Remove all but the last ``keep`` complete checkpoints, and what interrupted writes left behind.
+
+    Damaged ones neither count nor go: they may be all that is left of a run.
+
+    Args:
+        out: the run's folder.
+        keep: how many stay.
+        written: step of the checkpoint just written, which stays in any case.
+    """
+    for checkpoint in list(_complete(out, _NAME))[keep:]:
+        if checkpoint.step != written:
+            shutil.rmtree(checkpoint.path, ignore_errors=True)
     for path in out.glob(".*.part"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def latest_checkpoint(out: Path) -> Optional[Checkpoint]:
     """The complete checkpoint of the highest number in a run's folder; incomplete ones are passed over."""
-    for step, path in reversed(_folders(out, _NAME)):
-        try:
-            return Checkpoint(path, step, _read_state(path))
-        except CheckpointError as error:
-            _log.warning("passing over a checkpoint: %s", error)
-    return None
+    return next(_complete(out, _NAME), None)
+
+
+def best_checkpoint(out: Path) -> Optional[Checkpoint]:
+    """The complete ``best_N`` of the highest number in a run's folder, which holds averaged weights alone."""
+    return next(_complete(out, _BEST), None)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, whatever its name.
+
+    Raises:
+        CheckpointError: it is damaged or not complete.
+    """
+    state = _read_state(path)
+    step = state.get("step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"{path / 'state.json'} does not say how far the run was.")
+    return Checkpoint(path, step, state)
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, is too large, or holds something else.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES} bytes.")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} holds no names with values.")
+    return document
 
 
 def load_weights(source: Path, into: nn.Module) -> None:
     """Fill a network with weights: averaged ones where there are any.
 
     Args:
-        source: a .safetensors file, a model folder, a checkpoint, or a run's folder (its last checkpoint).
+        source: a .safetensors file, a model folder, a checkpoint, or a run's folder (its last checkpoint); ``nano``
+            and the like are the networks that come with the package.
         into: the network; its parameters keep their type.
 
     Raises:
@@ -248,14 +289,21 @@ def _folders(out: Path, pattern: re.Pattern[str]) -> List[Tuple[int, Path]]:
     return sorted((int(match.group(1)), path) for match, path in matches if match)
 
 
+def _complete(out: Path, pattern: re.Pattern[str]) -> Iterator[Checkpoint]:
+    """The complete checkpoints of a run's folder, the last one first."""
+    for step, path in reversed(_folders(out, pattern)):
+        try:
+            yield Checkpoint(path, step, _read_state(path))
+        except CheckpointError as error:
+            _log.warning("passing over a checkpoint: %s", error)
+
+
 def _read_state(path: Path) -> Mapping[str, Any]:
     file = path / "state.json"
+    state = read_json(file)
+    if state.get("format") != _FORMAT or not isinstance(state.get("files"), dict):
+        raise CheckpointError(f"{file} is not the state of a run, or of another version of this program.")
     try:
-        if file.stat().st_size > _MAX_STATE_BYTES:
-            raise CheckpointError(f"{file} has more than {_MAX_STATE_BYTES} bytes: that is no state of a run.")
-        state = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or state.get("format") != _FORMAT or not isinstance(state.get("files"), dict):
-            raise CheckpointError(f"{file} is not the state of a run, or of another version of this program.")
         for name, size in state["files"].items():
             if Path(name).name != name or (path / name).stat().st_size != size:
                 raise CheckpointError(f"{path / name} is not complete.")
@@ -265,10 +313,15 @@ def _read_state(path: Path) -> Mapping[str, Any]:
 
 
 def _weight_files(source: Path) -> List[Path]:
+    if source.name == str(source) and (SHIPPED / source / CONFIG).is_file():
+        source = SHIPPED / source
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise CheckpointError(f"{source}: there is no such file or folder of weights.")
+        shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))) or "none"
+        raise CheckpointError(
+            f"{source}: there is no such file or folder of weights; the networks in this installation are {shipped}."
+        )
     last = latest_checkpoint(source)
     folder = source if last is None else last.path
     for kind in ("ema", "model"):

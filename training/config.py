@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Literal, Mapping, Optional, Tuple, Union
 
 from mf_ros.errors import ConfigError
-from mf_training.losses import LossConfig
+from mf_training.losses import REGIMES, LossConfig
 from mf_training.samples import SampleConfig
 
 
@@ -18,7 +18,7 @@ class SceneSourceConfig:
     cache: str = ""
     """Folder that keeps the scenes made; empty makes each anew when it is wanted."""
     size: Tuple[int, int] = (320, 512)
-    """Height and width of a scene's image, pixels."""
+    """Height and width of a scene's image, pixels, multiples of 32."""
     scans: int = 3
     """LiDAR sweeps of each scene."""
     device: str = "cpu"
@@ -130,7 +130,8 @@ class TrainConfig:
     compile: bool = False
     """Compile the network; worth its minutes on a GPU."""
     init: str = ""
-    """Weights to start from: a model folder, a checkpoint or a run's folder. Empty starts from random ones."""
+    """Weights to start from: a shipped network such as nano, a model folder, a checkpoint or a run's folder. Empty
+    starts from random ones; ``?`` in a preset says that they must be named."""
     out: str = "out/train"
     """Folder of checkpoints and logs."""
     resume: Optional[bool] = None
@@ -203,15 +204,33 @@ def validate(config: TrainConfig) -> None:
     for key, least in _AT_LEAST.items():
         if _get(config, key) < least:
             raise ConfigError(f"{key} is {_get(config, key)}: it must be at least {least:g}.")
+    if config.init == "?":
+        raise ConfigError("This training goes on from a network: name the weights to start from: init=nano.")
     for group in ("samples", "losses"):
         for name, value in vars(getattr(config, group)).items():
             if value < 0:
                 raise ConfigError(f"{group}.{name} is {value}: it must be at least 0.")
     if config.optimiser.lr <= 0:
         raise ConfigError(f"optimiser.lr is {config.optimiser.lr}: it must be above 0.")
-    if not 0 <= config.ema < 1:
-        raise ConfigError(f"ema is {config.ema}: it must be at least 0 and below 1.")
+    averages = {"ema": (config.ema,), "optimiser.momentum": (config.optimiser.momentum,)}
+    for name, values in {**averages, "optimiser.betas": config.optimiser.betas}.items():
+        for value in values:
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 0 and below 1.")
+    _validate_shares(config)
     _validate_data(config)
+
+
+def _validate_shares(config: TrainConfig) -> None:
+    if sum(getattr(config.losses, name) for name in REGIMES) <= 0:
+        raise ConfigError(f"losses.{', losses.'.join(REGIMES)} are all 0: no regime is left to train.")
+    shown = ("lines", "points", "block")
+    total = sum(getattr(config.samples, name) for name in shown)
+    if total > 1 + 1e-9:
+        raise ConfigError(f"samples.{', samples.'.join(shown)} are shares of all samples: {total:g} is more than 1.")
+    for name in ("outliers", "ghosts"):
+        if getattr(config.samples, name) > 1:
+            raise ConfigError(f"samples.{name} is {getattr(config.samples, name)}: it is a share, so at most 1.")
 
 
 def _validate_data(config: TrainConfig) -> None:
@@ -223,9 +242,10 @@ def _validate_data(config: TrainConfig) -> None:
     _validate_parts(data.frames)
     if not data.shapes:
         raise ConfigError("data.shapes is empty: name at least one crop, such as [[256, 384]].")
-    for shape in (*data.shapes, scenes.size):
-        if min(shape) < 16 or shape[0] % 16 or shape[1] % 16:
-            raise ConfigError(f"The size {shape[0]} x {shape[1]} in data: height and width must be multiples of 16.")
+    sizes = [("data.shapes", shape, 16) for shape in data.shapes] + [("data.scenes.size", scenes.size, 32)]
+    for name, (height, width), multiple in sizes:
+        if min(height, width) < multiple or height % multiple or width % multiple:
+            raise ConfigError(f"{height} x {width} in {name}: height and width must be multiples of {multiple}.")
     drawn = scenes.number or config.steps * config.batch * config.accumulate
     first, last = scenes.first_seed, scenes.first_seed + drawn
     if scenes.heldout and first < scenes.heldout_first_seed + scenes.heldout and scenes.heldout_first_seed < last:

@@ -42,7 +42,14 @@ from mf_ros.engine.torch_backend import TorchBackend
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model import ModalityForcing, ModelConfig
 from mf_training.calibration import calibrate
-from mf_training.checkpoints import CheckpointError, latest_checkpoint, load_weights
+from mf_training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    best_checkpoint,
+    latest_checkpoint,
+    load_weights,
+    read_checkpoint,
+)
 from mf_training.graph import OLDEST_OPSET, random_input, write_graph
 from mf_training.settings import train_config_from_mapping
 
@@ -57,7 +64,6 @@ TOLERANCE = 1e-3
 
 _LARGEST_HALF = 65504.0
 _CHECKED_SIZES = ((64, 96), (128, 80))
-_LARGEST_JSON = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -126,18 +132,16 @@ def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
     Raises:
         CheckpointError: there is none, or it does not say what network it is of.
     """
-    folder = source
-    if not (source / "state.json").is_file():
-        found = [path.parent for path in sorted(source.glob("best_*/state.json"))]
-        last = latest_checkpoint(source) if source.is_dir() and not found else None
-        found += [] if last is None else [last.path]
-        if not found:
-            raise CheckpointError(f"{source} is no run and no checkpoint: name the folder that mf-ros train wrote.")
-        folder = found[-1]
-    state = read_json(folder / "state.json")
-    if not isinstance(state.get("config"), dict) or not isinstance(state["config"].get("model"), dict):
-        raise CheckpointError(f"{folder / 'state.json'} does not say what network it is of.")
-    return folder, state
+    if (source / "state.json").is_file():
+        found: Optional[Checkpoint] = read_checkpoint(source)
+    else:
+        found = best_checkpoint(source) or latest_checkpoint(source)
+    if found is None:
+        raise CheckpointError(f"{source} is no run and no checkpoint: name the folder that mf-ros train wrote.")
+    config = found.state.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise CheckpointError(f"{found.path / 'state.json'} does not say what network it is of.")
+    return found.path, found.state
 
 
 def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
@@ -151,23 +155,6 @@ def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
         "shapes": (config.get("data") or {}).get("shapes"),
         "shares": (config.get("data") or {}).get("mix"),
     }
-
-
-def read_json(path: Path) -> Dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        CheckpointError: it cannot be read, or holds something else.
-    """
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise CheckpointError(f"{path} has more than {_LARGEST_JSON} bytes.")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} holds no names with values.")
-    return document
 
 
 def export_network(

@@ -286,7 +286,7 @@ class Trainer:
                 "optimiser": halved(optimiser) if self.config.state_small else optimiser,
             }
             save_checkpoint(self.out, self.tally.step, tensors, self._state())
-            prune(self.out, self.config.keep)
+            prune(self.out, self.config.keep, self.tally.step)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.tally.step
         self.tally.seconds += time.monotonic() - started
@@ -295,7 +295,6 @@ class Trainer:
     def _state(self) -> Dict[str, Any]:
         return {
             "tally": dataclasses.asdict(self.tally),
-            "next_batch": self.tally.step * self.config.accumulate,
             "processes": self.accelerator.num_processes,
             "config": train_config_to_mapping(self.config),
         }

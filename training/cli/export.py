@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Optional
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json
-from mf_training.export import LICENCE, export_run, read_json
+from mf_training.checkpoints import read_json
+from mf_training.export import LICENCE, export_run
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,7 @@ def make_scene(
 
     Args:
         seed: a whole number of at least 0.
-        size: height and width of the picture, multiples of 16.
+        size: height and width of the picture, multiples of 32.
         device: where rays are cast; a GPU gives the same scene up to rounding (use ``make_scenes`` to fill one).
         scans: number of LiDAR sweeps; the first ones do not depend on how many there are.
 
