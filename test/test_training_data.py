@@ -163,6 +163,15 @@ def test_every_frame_of_a_drive_counts_and_parts_split_each_drive_in_time(tmp_pa
     assert ahead(FrameSource(str(tmp_path), (0.5, 1.0))) == [7, 8, 9, 6]
 
 
+def test_frames_of_a_drive_go_by_their_numbers_even_with_other_drives_between(tmp_path: Path) -> None:
+    for name in ("1", "2", "10"):
+        points = np.array([[0.0, 0.0, float(name), 1.0]], np.float32)
+        write_frame(tmp_path / "drive" / name, points)
+    write_drive(tmp_path / "drive" / "3", 1)
+    assert ahead(FrameSource(str(tmp_path))) == [1, 2, 10, 5]
+    assert ahead(FrameSource(str(tmp_path), (0.6, 1.0))) == [2, 10, 5]
+
+
 def test_a_part_without_frames_is_refused(tmp_path: Path) -> None:
     write_drive(tmp_path / "monday", 1)
     with pytest.raises(DataError, match=r"in the part 0 to 0\.5"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -36,8 +35,10 @@ class FrameSource:
         except BagError as error:
             raise DataError(f"{folder} holds no frames to train on: {error}") from error
         self._places: List[FramePlace] = []
-        for _, drive in groupby(filter(_has_depth, found), _drive):
-            frames = list(drive)
+        drives: Dict[Path, List[FramePlace]] = {}
+        for place in filter(_has_depth, found):
+            drives.setdefault(_drive(place), []).append(place)
+        for frames in drives.values():
             first, last = (int(len(frames) * bound) for bound in part)
             self._places += frames[first:last]
         if not self._places:

@@ -12,6 +12,7 @@ Forms read (all lengths in metres):
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,12 +66,12 @@ class FramePlace:
 
 
 def find_frames(folder: Path, per_sequence: Optional[int] = _SEQUENCE_FRAMES) -> List[FramePlace]:
-    """Every frame below a folder, in sorted order; of a sequence this many, evenly spread, or all (None).
+    """Every frame below a folder, frame 10 after frame 9; of a sequence this many, evenly spread, or all (None).
 
     Raises:
         BagError: the folder holds no frame.
     """
-    calibrations = sorted(folder.rglob("calib.json"))
+    calibrations = sorted(folder.rglob("calib.json"), key=_natural)
     if not calibrations:
         raise BagError(
             f"{folder}: no calib.json below; SOURCE/FRAME/ with calib.json, image.png and points.npz or depth.npz."
@@ -81,13 +82,21 @@ def find_frames(folder: Path, per_sequence: Optional[int] = _SEQUENCE_FRAMES) ->
         if (place / "image.png").exists():
             places.append(FramePlace(place))
             continue
-        stems = sorted(found.stem for found in place.glob("*.npz"))
+        stems = [found.stem for found in sorted(place.glob("*.npz"), key=_natural)]
         if not stems:
             raise BagError(f"{place}: calib.json without image.png or numbered frames beside it.")
         count = len(stems) if per_sequence is None else per_sequence
         positions = np.unique(np.linspace(0, len(stems) - 1, count).astype(int))
         places.extend(FramePlace(place, stems[position]) for position in positions)
     return places
+
+
+def _natural(path: Path) -> Tuple[Any, ...]:
+    """Sorts numbers in names by their value; texts and numbers take turns, so that like meets like."""
+    parts = [
+        [int(text) if place % 2 else text for place, text in enumerate(re.split(r"(\d+)", part))] for part in path.parts
+    ]
+    return (parts, path.parts)
 
 
 def load_frame(place: FramePlace) -> EvaluationFrame:
