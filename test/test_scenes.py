@@ -341,6 +341,12 @@ def test_wrong_requests_are_refused_in_one_sentence() -> None:
         make_scene(0, SIZE, config=SceneConfig(kinds={"moon": 1.0}))
 
 
+def test_scenes_and_their_sheet_need_no_package_for_bags() -> None:
+    code = "import sys; sys.modules.update(rosbags=None, mcap=None); import mf_training.cli.scenes"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_sheet_rings_hidden_returns_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = contact_sheet([render(monkeypatch, (0, 0.6, 0))])
     clean = contact_sheet([render(monkeypatch, (0, 0, 0))])

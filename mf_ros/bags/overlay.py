@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from mf_ros.core.colours import colour_depth
 from mf_ros.core.projection import ProjectedReturns
-from mf_ros.core.types import ByteArray, FloatArray
-
-_NEAR_M, _FAR_M = 2.0, 80.0
+from mf_ros.core.types import ByteArray
 
 
 def draw_returns(image: ByteArray, returns: ProjectedReturns) -> ByteArray:
@@ -32,18 +30,3 @@ def draw_returns(image: ByteArray, returns: ProjectedReturns) -> ByteArray:
                 x = np.clip(cols[shown] + dx, 0, image.shape[1] - 1)
                 dimmed[y, x] = colours
     return dimmed
-
-
-def colour_depth(depth: FloatArray) -> ByteArray:
-    """Colours (..., 3) uint8 RGB of depths (...) in metres, red near to blue far; black where there is none.
-
-    They are spread over inverse depth between 2 m and 80 m, so near surfaces, where errors show, differ most.
-    """
-    known = np.isfinite(depth) & (depth > 0)
-    z = np.clip(np.where(known, depth, np.float32(_FAR_M)), _NEAR_M, _FAR_M)
-    part = (1.0 / z - 1.0 / _FAR_M) / (1.0 / _NEAR_M - 1.0 / _FAR_M)
-    # The square root spends fewer colours on the first metres.
-    level = np.rint(255 * np.sqrt(part)).astype(np.uint8)
-    colours = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_TURBO).reshape(*depth.shape, 3)[..., ::-1]
-    shown: ByteArray = np.where(known[..., None], colours, np.uint8(0))
-    return shown

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mf_ros.bags.overlay import colour_depth
+from mf_ros.core.colours import colour_depth
 from mf_training.scenes.types import FloatArray, LidarScan, Scene
 
 Picture = npt.NDArray[np.uint8]
