@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, blend, condition, confidence, to_depth
+from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, blend, condition, confidence, restrained, to_depth
 
 SHAPE = (96, 160)
 ROWS, COLS = np.mgrid[0:96, 0:160].astype(np.float32)
@@ -136,3 +136,13 @@ def test_without_returns_the_prediction_stands() -> None:
     made = condition(np.zeros(SHAPE, np.float32))
     predicted = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     assert np.array_equal(blend(predicted, uniform(-3), made), predicted)
+
+
+def test_depth_comes_nearer_freely_and_recedes_by_less_than_the_limit() -> None:
+    prior = np.full((2, 3), 0.5, np.float32)
+    wanted = prior + np.array([[-2.0, -0.1, 0.0], [0.001, 0.1, 3.0]], np.float32)
+    found = restrained(wanted, prior, 0.1)
+    assert np.allclose(found[0], wanted[0])
+    assert found[1, 0] - 0.5 == pytest.approx(0.001, rel=0.01)
+    assert (found[1] - 0.5 <= 0.1001).all() and (np.diff(found[1]) > 0).all()
+    assert restrained(wanted, prior, 0.0) is wanted

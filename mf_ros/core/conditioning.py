@@ -123,6 +123,24 @@ def blend(log_ratio: FloatArray, log_scale: FloatArray, conditioning: Conditioni
     return moved
 
 
+def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float) -> FloatArray:
+    """Log depth that comes nearer than the prior freely, but recedes from it by less than ``reach``.
+
+    To put a surface farther away than the returns suggest is the error that a robot pays for, and what a network that
+    knows only rendered scenes gets wrong on real ones.
+
+    Args:
+        log_ratio, prior: (H, W) log(depth / scale).
+        reach: in log depth, about the relative distance; 0 leaves everything as it is.
+    """
+    if reach == 0:
+        return log_ratio
+    beyond = log_ratio - prior
+    saturated = np.float32(reach) * np.tanh(beyond / np.float32(reach))
+    limited: FloatArray = prior + np.where(beyond > 0, saturated, beyond)
+    return limited
+
+
 def _spread(channels: FloatArray, sigma: float) -> FloatArray:
     """Each (H, W) channel smoothed; three passes of a box come close to a Gaussian and cost the same at any width."""
     side = max(3, 2 * round(0.5 * (12.0 * sigma**2 / _BOX_PASSES + 1.0) ** 0.5) + 1)

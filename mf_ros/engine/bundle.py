@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Dict, Mapping, Tuple, Type, TypeVar
 import numpy as np
 
 from mf_ros.core.archives import UNREADABLE
+from mf_ros.core.pixels import IMAGE_OFFSET, IMAGE_SCALE
 from mf_ros.core.types import AnyArray
 from mf_ros.errors import ModelError
 
@@ -53,14 +54,16 @@ class Processing:
         multiple: height and width are filled up to a multiple of this many pixels.
         image_scale, image_offset: the network sees ``value / image_scale - image_offset`` of uint8 RGB.
         level_shift: moves the levels of several steps towards noise, as they were in training.
+        recession: how far depth may recede beyond the prior, in log depth; 0 sets no limit.
         depth: how depth is normalised; ``log_over_median`` is ``core.conditioning``.
     """
 
     max_pixels: int = 700_000
     multiple: int = 16
-    image_scale: float = 127.5
-    image_offset: float = 1.0
+    image_scale: float = IMAGE_SCALE
+    image_offset: float = IMAGE_OFFSET
     level_shift: float = 1.1
+    recession: float = 0.1
     depth: str = "log_over_median"
 
 
@@ -209,6 +212,7 @@ def _check(processing: Processing, calibration: Calibration, path: Path) -> None
         "image_scale": (1e-3, 1e3),
         "image_offset": (-1e3, 1e3),
         "level_shift": (-10, 10),
+        "recession": (0, 10),
     }
     for name, (low, high) in limits.items():
         value = getattr(processing, name)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, to_depth
+from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, restrained, to_depth
 from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
@@ -116,6 +116,8 @@ class NetworkEngine:
         made = replace(made, metric=made.metric or scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = blend(done.log_ratio, done.log_scale, made)
+        if (made.level == 0).any():
+            log_ratio = restrained(log_ratio, made.prior, self._bundle.processing.recession)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
         trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
         return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
