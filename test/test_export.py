@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import torch
 from model_folders import copied_model, tiny_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine
@@ -98,6 +98,8 @@ def test_the_best_checkpoint_of_a_run_is_taken_else_the_last(tmp_path: Path) -> 
     best = save_best(tmp_path, 5, network(3).state_dict(), STATE)
     assert find_checkpoint(tmp_path)[0] == best
     assert find_checkpoint(last)[0] == last
+    (best / "ema.safetensors").unlink()
+    assert find_checkpoint(tmp_path)[0] == last, "a best checkpoint that is not complete is passed over"
 
 
 def test_averaged_weights_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def test_a_run_is_exported_and_loaded_by_the_engine(tmp_path: Path) -> None:
     card = (done.folder / "README.md").read_text()
     assert "# model" in card and "| 8 | 0.1235 |" in card
     description = json.loads((done.folder / "config.json").read_text())
-    assert description["training"] == {"steps": 5}
+    assert description["training"]["steps"] == 5
     assert "/home/someone" not in (done.folder / "config.json").read_text()
     assert make_engine(EngineConfig(name="onnx", model=str(done.folder), device="cpu")).name == "mf-model"
 
@@ -151,6 +153,13 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_too_large_for_one_onnx_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mf_training.graph._MOST_PARAMETERS", 1000)
+    with pytest.raises(ModelError, match="million parameters and cannot be exported: one ONNX file holds at most 2 GB"):
+        export_network(network(0), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_of_a_training_that_diverged_are_refused() -> None:
     for value in (float("nan"), 1e6):
         with pytest.raises(ModelError, match=r"levels\.image_gate do not fit half precision"):
@@ -166,12 +175,16 @@ def test_every_file_is_of_the_same_rounded_weights() -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run and no checkpoint"):
         find_checkpoint(tmp_path / "nothing")
-    (tmp_path / "state.json").write_text("{}")
+    unsaid = save_checkpoint(tmp_path, 5, {"ema": network(1).state_dict()}, {})
     with pytest.raises(CheckpointError, match="does not say what network"):
-        find_checkpoint(tmp_path)
-    (tmp_path / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
-        find_checkpoint(tmp_path)
+        find_checkpoint(unsaid)
+    for damaged in ("{", "[" * 100_000):
+        (unsaid / "state.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+            find_checkpoint(unsaid)
+    (unsaid / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not the state of a run"):
+        find_checkpoint(unsaid)
 
 
 def test_the_command_exports_and_refuses_in_one_line(run, tmp_path: Path, quick: None) -> None:
@@ -183,7 +196,6 @@ def test_the_command_exports_and_refuses_in_one_line(run, tmp_path: Path, quick:
 
 
 def test_weights_cannot_be_those_of_another_network(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, {"ema": network(1).state_dict()}, STATE)
-    save_file({"another": torch.zeros(3)}, path / "ema.safetensors")
+    path = save_checkpoint(tmp_path, 5, {"ema": {"another": torch.zeros(3)}}, STATE)
     with pytest.raises(CheckpointError, match="another model"):
         export_run(path, tmp_path / "model")

@@ -26,6 +26,7 @@ _OLDEST_IR = 9
 _HALVED_FROM = 256
 _TRACED_SIZE = (96, 160)
 _LARGEST_GRID = 512
+_MOST_PARAMETERS = 400_000_000
 
 
 class _Step(nn.Module):
@@ -46,8 +47,14 @@ def write_graph(network: ModalityForcing, path: Path, opset: int) -> None:
     """Write one denoising step as ONNX: batch 1, any height and width that are multiples of 16.
 
     Raises:
-        ModelError: the graph is not valid.
+        ModelError: the network is too large, or the graph is not valid.
     """
+    parameters = sum(each.numel() for each in network.parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise ModelError(
+            f"The network has {parameters / 1e6:.0f} million parameters and cannot be exported: one ONNX file holds at "
+            f"most 2 GB, which is enough for {_MOST_PARAMETERS / 1e6:.0f} million."
+        )
     onnx = require_package("onnx", extra="train")
     patch = network.config.patch
     sides = {2: patch * torch.export.Dim("rows", min=1, max=_LARGEST_GRID)}
