@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mf_ros.core.conditioning import condition
+from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.projection import hidden_returns, rasterize_nearest
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_training.scenes.types import LidarScan, Scene
@@ -28,6 +29,7 @@ _AROUND, _GHOST_RATIO = 7, 0.93
 _MARGIN = 48
 _REACH_OF_LIDAR = 41
 _TOO_DEEP = 1.08
+_WINDOWS = 8
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,8 @@ def make_sample(
         weight = _as_measured(returns, truth, size, config.cull_margin)
     else:
         truth, weight = _held_out(returns, size, config.cull_margin)
-    sparse = _visible_depth(returns, size, config.cull_margin)
-    top, left = (int(rng.integers(full - part + 1)) for full, part in zip(size, shape, strict=True))
-    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+    sparse = confirmed_returns(_visible_depth(returns, size, config.cull_margin))
+    window = _window(sparse, rng, shape)
     depth, level, prior, scale = _conditioned(sparse, truth, window)
     image = np.ascontiguousarray((scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)])
     return Sample(
@@ -130,19 +131,38 @@ def make_sample(
     )
 
 
+def _window(sparse: FloatArray, rng: np.random.Generator, shape: Tuple[int, int]) -> Tuple[slice, slice]:
+    """A random window; where the picture has returns another is drawn, a few times, while it shows none of them."""
+    for _ in range(_WINDOWS):
+        top, left = (int(rng.integers(full - part + 1)) for full, part in zip(sparse.shape, shape, strict=True))
+        window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        if sparse[window].any() or not sparse.any():
+            break
+    return window
+
+
 def _conditioned(
     sparse: FloatArray, truth: FloatArray, window: Tuple[slice, slice]
 ) -> Tuple[FloatArray, FloatArray, FloatArray, float]:
     """Depth, level and prior of a window of the picture, and the scale of the whole picture, as on the robot.
 
     The prior is made of the window and a margin: at a crop's own border it would be cut off from what lies beyond.
+    A window without any return in itself is one without LiDAR.
+
+    Args:
+        sparse: (H, W) metres of confirmed returns.
+        truth: (H, W) metres.
+        window: rows and columns.
     """
+    if not sparse[window].any():
+        sparse = np.zeros_like(sparse)
     outer = tuple(slice(max(0, each.start - _MARGIN), each.stop + _MARGIN) for each in window)
     inner = tuple(
         slice(each.start - wide.start, each.stop - wide.start) for each, wide in zip(window, outer, strict=True)
     )
     returns = sparse[sparse > 0]
-    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0)
+    # Returns were confirmed on the whole picture, as on the robot.
+    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0, confirmed=True)
     scale = conditioning.scale
     if not conditioning.metric:
         known = truth[(truth > 0) & np.isfinite(truth)]
@@ -249,15 +269,18 @@ def _visible_depth(returns: _Returns, shape: Tuple[int, int], margin: float) -> 
 
 
 def _measured(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
-    """Depth of the visible returns, not shown and shown, (H, W) metres each, 0 = none."""
+    """Depth of the visible returns, withheld and given, (H, W) metres each, 0 = none.
+
+    A return that is shown at a wrong depth is withheld as well: what is true there must be learned against it.
+    """
     clean = returns.measured
     seen = _seen(returns, clean, np.ones(len(clean), np.bool_), shape, margin)
-    held_out = _rasterized(returns, clean, seen & ~returns.shown, shape)
-    return held_out, _rasterized(returns, clean, seen & returns.shown, shape)
+    given = returns.shown & (returns.z == clean)
+    return _rasterized(returns, clean, seen & ~given, shape), _rasterized(returns, clean, seen & given, shape)
 
 
 def _held_out(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
-    """Sparse truth and its weight: the returns that were not shown, and at a small weight those that were."""
+    """Sparse truth and its weight: the returns not shown as they are, and at a small weight those that were."""
     held_out, shown = _measured(returns, shape, margin)
     truth: FloatArray = np.where(held_out > 0, held_out, shown)
     weight = np.where(held_out > 0, 1.0, np.where(shown > 0, _SHOWN_WEIGHT, 0.0))
