@@ -9,6 +9,7 @@ from typing import List
 import numpy as np
 import torch
 
+from mf_ros.core.pixels import network_image
 from mf_ros.core.types import FloatArray
 from mf_ros.engine.bundle import Calibration
 from mf_ros.model import ModalityForcing
@@ -57,7 +58,7 @@ def calibrate(network: ModalityForcing, config: TrainConfig) -> Calibration:
 @torch.inference_mode()
 def error_over_scale(network: ModalityForcing, batch: Batch) -> List[FloatArray]:
     """|error of log depth| / b at measured pixels, one array for each sample that shows returns."""
-    image = batch["image"].float() / 127.5 - 1
+    image = network_image(batch["image"].float())
     clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
     out = network.eval()(image, clean, batch["depth"], batch["level"], unknown, batch["prior"])
     truth, scale = batch["truth"], batch["scale"][:, None, None, None]

@@ -7,6 +7,7 @@ from typing import Dict, List, Mapping
 import torch
 from torch import Tensor, nn
 
+from mf_ros.core.pixels import network_image
 from mf_training.data import Batch
 
 _SUMS = ("error", "prior_error", "count", "free_error", "free_count")
@@ -50,7 +51,7 @@ def _sums(net: nn.Module, batches: List[Batch], device: torch.device) -> Dict[st
     for batch in batches:
         moved = {key: value.to(device) for key, value in batch.items()}
         truth, prior, level = moved["truth"], moved["prior"], moved["level"]
-        image = moved["image"].float() / 127.5 - 1
+        image = network_image(moved["image"].float())
         clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
         depth = net(image, clean, moved["depth"], level, unknown, prior).depth.float()
         scale = moved["scale"][:, None, None, None]

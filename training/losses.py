@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mf_ros.core.conditioning import LOG_LIMIT
+from mf_ros.core.pixels import network_image
 from mf_ros.model import Prediction
 from mf_ros.model.levels import SMALLEST_LEVEL, drawn_levels, noised
 from mf_training.samples import HIDDEN, VISIBLE
@@ -113,7 +114,7 @@ def make_inputs(batch: Dict[str, Tensor], regime: Regime, generator: torch.Gener
         depth, level, prior = torch.zeros_like(depth), torch.ones_like(level), torch.zeros_like(prior)
     metres = torch.where(known, truth, SKY_M)
     clean_depth = (metres / scale[:, None, None, None]).log().clamp(-LOG_LIMIT, LOG_LIMIT)
-    clean_image = batch["image"].float() / 127.5 - 1
+    clean_image = network_image(batch["image"].float())
 
     image_level, depth_level = torch.zeros(count, device=device), torch.ones(count, device=device)
     if regime == "lidar":

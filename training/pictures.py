@@ -12,6 +12,7 @@ from torch import Tensor
 from mf_ros.core.camera import make_camera
 from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, condition, to_depth
 from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.pixels import displayed_image, network_image
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.types import CameraPoints, FloatArray
 from mf_ros.evaluation.metrics import depth_metrics, scale_to
@@ -65,7 +66,7 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
     image = np.ascontiguousarray(scene.image.transpose(1, 2, 0))
     sparse = _shown(scene)
     made = condition(sparse)
-    given = torch.from_numpy(scene.image.astype(np.float32) / 127.5 - 1)[None]
+    given = network_image(torch.from_numpy(scene.image).float())[None]
     lidar = Known(given, _plane(made.depth), _plane(made.level), _plane(made.prior))
     nothing = _nothing_of(scene.depth.shape)
 
@@ -121,7 +122,8 @@ def _as_known(depth: FloatArray) -> tuple[Known, float]:
     metres = np.where(sky, np.float32(SKY_M), np.where(known, depth, np.float32(scale)))
     ratio = np.clip(np.log(metres / scale), -LOG_LIMIT, LOG_LIMIT)
     level = np.where(known | sky, 0.0, 1.0)
-    return Known(None, _plane(ratio), _plane(level), torch.zeros(1, 1, *depth.shape)), scale
+    prior = torch.zeros(1, 1, *depth.shape)
+    return Known(None, _plane(ratio), _plane(level), prior, sample_depth=False), scale
 
 
 def _nothing_of(shape: Sequence[int]) -> Known:
@@ -148,7 +150,7 @@ def _array(plane: Tensor) -> FloatArray:
 
 def _picture(image: Optional[Tensor]) -> Picture:
     assert image is not None
-    values = np.clip((image[0].float().numpy().transpose(1, 2, 0) + 1) * 127.5, 0, 255)
+    values = np.clip(displayed_image(image[0].float().numpy().transpose(1, 2, 0)), 0, 255)
     return np.ascontiguousarray(np.rint(values).astype(np.uint8))
 
 
