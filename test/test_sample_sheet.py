@@ -66,6 +66,16 @@ def test_without_returns_depth_is_scaled_and_says_so(untrained: ModalityForcing)
     assert row[3].error is not None and row[3].error < 0.01 and "scaled" in row[3].note
 
 
+def test_an_image_is_made_from_depth_as_in_training(untrained: ModalityForcing) -> None:
+    """Level 0 says that depth is given as far as it is known; only the image's own level falls from step to step."""
+    seen: list[tuple[float, float]] = []
+    hook = untrained.register_forward_pre_hook(lambda _, args: seen.append((args[1].item(), args[4].item())))
+    sample_row(untrained, wall(), 3)
+    hook.remove()
+    given = [image_level for image_level, depth_level in seen if depth_level == 0]
+    assert len(given) == 3 and given[0] == 1 and given == sorted(given, reverse=True)
+
+
 def test_the_same_scene_gives_the_same_pictures(untrained: ModalityForcing) -> None:
     torch.manual_seed(1)
     first = sample_row(untrained, wall(), 2)
@@ -95,7 +105,12 @@ def test_the_command_writes_the_sheet_and_states_the_errors(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"), [("--out", "sheet.jpg", "must end in .png"), ("--steps", "0", "--steps must be")]
+    ("option", "value", "says"),
+    [
+        ("--out", "sheet.jpg", "must end in .png"),
+        ("--out", "nowhere/sheet.png", "there is no folder nowhere"),
+        ("--steps", "0", "--steps must be"),
+    ],
 )
 def test_options_that_cannot_be_used_are_one_line(
     option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json, progress
 from mf_ros.engine.bundle import load_bundle
 from mf_ros.engine.torch_backend import load_network
 from mf_ros.errors import ConfigError
+from mf_training.cli.sheets import check_sheet, write_sheet
 from mf_training.config import SceneSourceConfig
 from mf_training.pictures import sample_row, sample_sheet
 from mf_training.scenes import make_scene
@@ -50,8 +50,7 @@ class Sample(Options):
         """Make scenes and samples, write the sheet, print the mean errors."""
         if self.count < 1 or self.steps < 1 or self.seed < 0:
             raise ConfigError("--count and --steps must be at least 1, --seed at least 0.")
-        if self.out.suffix.lower() != ".png":
-            raise ConfigError(f"--out is {self.out}: it must end in .png.")
+        check_sheet(self.out)
         net = load_network(load_bundle(self.model)).eval()
         first = SceneSourceConfig().heldout_first_seed + self.seed
         rows = []
@@ -60,10 +59,7 @@ class Sample(Options):
                 scene = make_scene(first + k, (self.height, self.width), scans=1)
                 rows.append(sample_row(net, scene, self.steps))
                 advance((k + 1) / self.count)
-        done, data = cv2.imencode(".png", sample_sheet(rows)[..., ::-1])
-        if not done:
-            raise ConfigError(f"The sheet of {self.count} scenes is too large for one PNG: lower --count.")
-        self.out.write_bytes(data.tobytes())
+        write_sheet(self.out, sample_sheet(rows), self.count)
         named = {cells[0].name: [cell.error for cell in cells] for cells in zip(*rows, strict=True)}
         errors = {name: values for name, values in named.items() if values[0] is not None}
         if self.json:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
-import cv2
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json, progress
 from mf_ros.errors import ConfigError
+from mf_training.cli.sheets import check_sheet, write_sheet
 from mf_training.scenes import SceneConfig, make_scene
 from mf_training.scenes.sheet import contact_sheet
 
@@ -48,8 +48,7 @@ class Scenes(Options):
         """Make the scenes, write the sheet, print what was made and how fast."""
         if self.count < 1 or self.scans < 1:
             raise ConfigError("--count and --scans must be at least 1.")
-        if self.out.suffix.lower() != ".png":
-            raise ConfigError(f"--out is {self.out}: it must end in .png.")
+        check_sheet(self.out)
         config = SceneConfig() if self.kind is None else SceneConfig(kinds={self.kind: 1.0})
         scenes, spent = [], 0.0
         with progress("making scenes") as advance:
@@ -58,10 +57,7 @@ class Scenes(Options):
                 scenes.append(make_scene(self.seed + k, (self.height, self.width), scans=self.scans, config=config))
                 spent += time.perf_counter() - start
                 advance((k + 1) / self.count)
-        done, data = cv2.imencode(".png", contact_sheet(scenes)[..., ::-1])
-        if not done:
-            raise ConfigError(f"The sheet of {self.count} scenes is too large for one PNG: lower --count.")
-        self.out.write_bytes(data.tobytes())
+        write_sheet(self.out, contact_sheet(scenes), self.count)
         rate = self.count / spent
         if self.json:
             kinds = [scene.kind for scene in scenes]
