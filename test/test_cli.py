@@ -22,8 +22,10 @@ from mf_ros.cli.evaluate import parse_counts
 from mf_ros.cli.main import COMMANDS, main
 from mf_ros.cli.options import Options, plain, progress
 from mf_ros.core.camera import make_camera
+from mf_ros.core.config import EngineConfig
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
+from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import ConfigError
 
 START = 1_700_000_000 * 10**9
@@ -252,6 +254,21 @@ def test_evaluate_prints_records_with_the_documented_keys(bag: Path, capsys: pyt
     keys += " metric coverage50 coverage90 mae90 mae80 mae60 absrel90 absrel80 absrel60"
     assert " ".join(records[0]) == keys
     assert all(record["frames"] == 2 for record in records)
+
+
+@pytest.mark.parametrize(("given", "used"), [([], 1), (["--engine.threads", "3"], 3)])
+def test_evaluate_runs_the_network_on_one_thread_unless_told_otherwise(
+    bag: Path, given: list[str], used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def made(config: EngineConfig) -> ClassicalEngine:
+        threads.append(config.threads)
+        return ClassicalEngine()
+
+    monkeypatch.setattr("mf_ros.cli.evaluate.make_engine", made)
+    assert main(["evaluate", str(bag), "--lines", "8", "--max-frames", "1", *given]) == 0
+    assert threads == [used]
 
 
 def test_evaluate_saves_pictures_and_a_table(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

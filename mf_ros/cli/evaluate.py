@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ import tyro
 
 from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
-from mf_ros.bags.overlay import colour_depth, draw_returns
+from mf_ros.bags.overlay import draw_returns
 from mf_ros.cli.bag_options import BagOptions, Folder, Word, engine_text, with_engine
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
+from mf_ros.core.colours import colour_depth
 from mf_ros.core.config import Config
 from mf_ros.engine import make_engine
 from mf_ros.engine.classical import ClassicalEngine
@@ -35,7 +37,8 @@ class Evaluate(BagOptions):
 
     The input is every k-th odd ring, the truth all even rings (without rings: a random half), scored with all truth
     and without the returns that the camera cannot see. PATH is a bag, or a folder of frames: SOURCE/FRAME/image.png
-    with calib.json and points.npz or depth.npz. Times are milliseconds per frame with OpenCV on one thread.
+    with calib.json and points.npz or depth.npz. Times are milliseconds per frame with OpenCV on one
+    thread, and the network too unless engine.threads says otherwise.
 
     An engine that can do without returns is also scored on the image alone, input "none": that depth has no metric
     scale, so it is multiplied by the median ratio of truth to depth first.
@@ -75,7 +78,7 @@ class Evaluate(BagOptions):
         points = parse_counts("--points", self.points) if self.points else ()
         if not 0 <= self.outliers <= 1:
             raise ConfigError(f"--outliers is {self.outliers:g}: it takes a share from 0 to 1, such as 0.1.")
-        config = with_engine(self.checked_settings(), self.engine, self.model)
+        config = _with_one_thread(with_engine(self.checked_settings(), self.engine, self.model))
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
             # What a network corrects stands beside it, so that everyone sees what the network itself is worth.
@@ -126,6 +129,12 @@ def parse_counts(option: str, text: str) -> Tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{option} is '{text}': it takes whole numbers above 0 with commas between, such as 32,16,8.")
     return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _with_one_thread(config: Config) -> Config:
+    """The settings with the network on one thread, as OpenCV is, unless they name a number."""
+    threads = config.engine.threads or 1
+    return dataclasses.replace(config, engine=dataclasses.replace(config.engine, threads=threads))
 
 
 @contextlib.contextmanager
