@@ -10,7 +10,7 @@ from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 _DEPTH_STEP = 0.08
 _COMPANY, _CROWD = 2, 10
-_USUAL_SHARE, _LARGEST_SHARE = 0.03, 0.5
+_USUAL_SHARE, _LARGEST_SHARE = 0.055, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
 _LARGEST_RATIO = 1e6
@@ -21,7 +21,7 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
 
     The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is
     lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
-    Poles and wires give such returns too, so nothing is reported while fewer than 3% are lonely; nor where more than
+    Poles and wires give such returns too, so nothing is reported while fewer than 5.5% are lonely; nor where more than
     half are, since what most returns are like is no exception, and something must be left.
 
     Args:
