@@ -141,8 +141,14 @@ def test_without_returns_the_prediction_stands() -> None:
 def test_depth_comes_nearer_freely_and_recedes_by_less_than_the_limit() -> None:
     prior = np.full((2, 3), 0.5, np.float32)
     wanted = prior + np.array([[-2.0, -0.1, 0.0], [0.001, 0.1, 3.0]], np.float32)
-    found = restrained(wanted, prior, 0.1)
+    found = restrained(wanted, prior, 0.1, 0.0)
     assert np.allclose(found[0], wanted[0])
     assert found[1, 0] - 0.5 == pytest.approx(0.001, rel=0.01)
     assert (found[1] - 0.5 <= 0.1001).all() and (np.diff(found[1]) > 0).all()
-    assert restrained(wanted, prior, 0.0) is wanted
+    assert np.allclose(restrained(wanted, prior, 0.0, 0.0), wanted)
+
+
+def test_small_corrections_fade_and_large_ones_stay() -> None:
+    prior = np.zeros((1, 3), np.float32)
+    found = restrained(np.array([[-0.0005, -0.005, -0.2]], np.float32), prior, 0.1, 0.005)
+    assert found[0].tolist() == pytest.approx([-0.000005, -0.0025, -0.2], rel=0.01)

@@ -106,6 +106,6 @@ def error_over_scale(one: Measured, offset: float) -> FloatArray:
     """|error of log depth| / b at the measured pixels, of depth as the engine hands it out."""
     log_scale = one.log_scale + np.float32(offset)
     made = blend(one.log_ratio, log_scale, one.conditioning)
-    made = restrained(made, one.conditioning.prior, Processing().recession)
+    made = restrained(made, one.conditioning.prior, Processing().recession, Processing().negligible)
     ratio: FloatArray = (np.abs(made - one.target) * np.exp(-log_scale))[one.pixels]
     return ratio

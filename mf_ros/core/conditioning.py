@@ -123,21 +123,24 @@ def blend(log_ratio: FloatArray, log_scale: FloatArray, conditioning: Conditioni
     return moved
 
 
-def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float) -> FloatArray:
+def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float, negligible: float) -> FloatArray:
     """Log depth that comes nearer than the prior freely, but recedes from it by less than ``reach``.
 
     To put a surface farther away than the returns suggest is the error that a robot pays for, and what a network that
-    knows only rendered scenes gets wrong on real ones.
+    knows only rendered scenes gets wrong on real ones. Corrections below ``negligible`` fade out: they are texture of
+    the image rather than shape of the surface.
 
     Args:
         log_ratio, prior: (H, W) log(depth / scale).
-        reach: in log depth, about the relative distance; 0 leaves everything as it is.
+        reach: in log depth, about the relative distance; 0 sets no limit.
+        negligible: in log depth; 0 fades nothing.
     """
-    if reach == 0:
-        return log_ratio
     beyond = log_ratio - prior
-    saturated = np.float32(reach) * np.tanh(beyond / np.float32(reach))
-    limited: FloatArray = prior + np.where(beyond > 0, saturated, beyond)
+    if negligible > 0:
+        beyond = beyond * (np.square(beyond) / (np.square(beyond) + np.float32(negligible**2)))
+    if reach > 0:
+        beyond = np.where(beyond > 0, np.float32(reach) * np.tanh(beyond / np.float32(reach)), beyond)
+    limited: FloatArray = prior + beyond
     return limited
 
 

@@ -10,6 +10,7 @@ from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 _DEPTH_STEP = 0.08
 _COMPANY, _CROWD = 2, 10
+_COMPANY_SHARE = 0.15
 _USUAL_SHARE, _LARGEST_SHARE = 0.055, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
@@ -22,7 +23,8 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is
     lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
     Poles and wires give such returns too, so nothing is reported while fewer than 5.5% are lonely; nor where more than
-    half are, since what most returns are like is no exception, and something must be left.
+    half are, since what most returns are like is no exception, and something must be left. Where it is reported, less
+    than 15% of those within a cell agreeing counts as lonely too.
 
     Args:
         sparse: (H, W) float32 metres, 0 = no return.
@@ -47,9 +49,12 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
         counts = _with_neighbours(counts, axis)
     crowd = counts.sum(axis=2)[where[:2]] - 1
     company = _with_neighbours(counts, 2)[where] - 1
-    alone = (company < _COMPANY) & (crowd >= _CROWD)
+    crowded = crowd >= _CROWD
+    alone = crowded & (company < _COMPANY)
     if _USUAL_SHARE <= alone.mean() <= _LARGEST_SHARE:
-        lonely[rows[alone], cols[alone]] = True
+        # Where many are wrong, two wrong ones agree by chance; what is right has a good part of the crowd with it.
+        few = crowded & (company < np.maximum(_COMPANY, _COMPANY_SHARE * crowd))
+        lonely[rows[few], cols[few]] = True
     return lonely
 
 

@@ -55,6 +55,7 @@ class Processing:
         image_scale, image_offset: the network sees ``value / image_scale - image_offset`` of uint8 RGB.
         level_shift: moves the levels of several steps towards noise, as they were in training.
         recession: how far depth may recede beyond the prior, in log depth; 0 sets no limit.
+        negligible: corrections of the prior below this, in log depth, fade out.
         depth: how depth is normalised; ``log_over_median`` is ``core.conditioning``.
     """
 
@@ -64,6 +65,7 @@ class Processing:
     image_offset: float = IMAGE_OFFSET
     level_shift: float = 1.1
     recession: float = 0.1
+    negligible: float = 0.005
     depth: str = "log_over_median"
 
 
@@ -213,6 +215,7 @@ def _check(processing: Processing, calibration: Calibration, path: Path) -> None
         "image_offset": (-1e3, 1e3),
         "level_shift": (-10, 10),
         "recession": (0, 10),
+        "negligible": (0, 1),
     }
     for name, (low, high) in limits.items():
         value = getattr(processing, name)

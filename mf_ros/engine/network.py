@@ -117,7 +117,9 @@ class NetworkEngine:
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = blend(done.log_ratio, done.log_scale, made)
         if (made.level == 0).any():
-            log_ratio = restrained(log_ratio, made.prior, self._bundle.processing.recession)
+            log_ratio = restrained(
+                log_ratio, made.prior, self._bundle.processing.recession, self._bundle.processing.negligible
+            )
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
         trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
         return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
