@@ -11,6 +11,7 @@ from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 _DEPTH_STEP = 0.08
 _COMPANY, _CROWD = 2, 10
 _COMPANY_SHARE = 0.15
+_FEWEST = 200
 _USUAL_SHARE, _LARGEST_SHARE = 0.055, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
@@ -24,7 +25,7 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
     Poles and wires give such returns too, so nothing is reported while fewer than 5.5% are lonely; nor where more than
     half are, since what most returns are like is no exception, and something must be left. Where it is reported, less
-    than 15% of those within a cell agreeing counts as lonely too.
+    than 15% of those within a cell agreeing counts as lonely too. Fewer than 200 returns in all are believed.
 
     Args:
         sparse: (H, W) float32 metres, 0 = no return.
@@ -34,7 +35,7 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     """
     rows, cols = np.nonzero(sparse)
     lonely: BoolArray = np.zeros(sparse.shape, np.bool_)
-    if len(rows) <= _CROWD:
+    if len(rows) < _FEWEST:
         return lonely
     log_depth = np.log(np.minimum(sparse[rows, cols] / sparse[rows, cols].min(), _LARGEST_RATIO))
     cell = _CELL * max(2.0, float(np.sqrt(sparse.size / min(len(rows), _MOST_CELLS))))
