@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.outliers import lonely_returns
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray, SparseDepth
 
 if TYPE_CHECKING:
@@ -115,14 +114,10 @@ def hidden_returns(uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin
     """
     step = max(1, int(np.ceil(shape[1] / _CULL_GRID_WIDTH)))
     grid = ((shape[0] - 1) // step + 1, (shape[1] - 1) // step + 1)
-    pixel = np.rint(uv).astype(np.int64)
-    cell = pixel // step
+    cell = np.rint(uv).astype(np.int64) // step
     flat = cell[:, 1] * grid[1] + cell[:, 0]
     inverse = np.zeros(grid, np.float32)
-    # A drop of rain hides nothing: what no other return confirms is no surface.
-    lonely = lonely_returns(rasterize_nearest(pixel[:, 1], pixel[:, 0], z, shape))[pixel[:, 1], pixel[:, 0]]
     order = np.argsort(-z, kind="stable")
-    order = order[~lonely[order]]
     inverse.reshape(-1)[flat[order]] = 1.0 / z[order]
     height, width = closing_window(inverse > 0)
     kernel = np.ones((height, width), np.uint8)
