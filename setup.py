@@ -8,8 +8,8 @@ CV = ["opencv-python-headless>=4.5"]
 BAGS = ["rosbags>=0.11.1", "mcap>=1.2", "jinja2>=3.0"]
 EVAL = ["scipy>=1.8"]
 TORCH = ["torch>=2.4", "safetensors>=0.4"]
-# torch 2.9 brought Muon.
 ONNX = ["onnxruntime>=1.17"]
+# torch 2.9 brought Muon.
 TRAIN = [
     *CV,
     *BAGS,
