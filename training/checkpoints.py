@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mf_ros.core.documents import bounded_text
 from mf_ros.engine.bundle import CONFIG, SHIPPED
 from mf_ros.errors import MfRosError
 
@@ -135,9 +136,7 @@ def read_json(path: Path) -> Dict[str, Any]:
         CheckpointError: it cannot be read, is too large, or holds something else.
     """
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES} bytes.")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(bounded_text(path, _MAX_JSON_BYTES, "state and no table of results", CheckpointError))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(document, dict):

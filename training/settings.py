@@ -12,10 +12,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Literal, Mapping, Option
 
 import yaml
 
+from mf_ros.core.settings import read_yaml
 from mf_ros.errors import ConfigError
 from mf_training.config import FREE_TO_CHANGE, TrainConfig, validate
-
-_MAX_FILE_BYTES = 1_000_000
 
 
 def load_train_config(source: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -87,16 +86,7 @@ def read_preset(kind: str, source: Union[str, Path]) -> Dict[str, Any]:
             known = ", ".join(presets) or "none"
             raise ConfigError(f"{source} is neither a file nor a preset of config/{kind}; those are: {known}.")
         path = presets[str(source)]
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path} has more than {_MAX_FILE_BYTES} bytes: that is no settings file.")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Cannot read the settings file {path}: it is not UTF-8 text.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from error
+    document = read_yaml(path)
     if not isinstance(document or {}, Mapping):
         raise ConfigError(f"{path}: settings are names with values, but this is a {type(document).__name__}.")
     return dict(document or {})

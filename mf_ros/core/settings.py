@@ -16,6 +16,7 @@ from typing import Any, Collection, Dict, List, Literal, Mapping, Optional, Tupl
 import yaml
 
 from mf_ros.core.config import Config
+from mf_ros.core.documents import bounded_text
 from mf_ros.errors import ConfigError
 
 _MAX_FILE_BYTES = 1_000_000
@@ -120,20 +121,27 @@ def load_config(path: Union[str, Path], *, extra: Collection[str] = ()) -> Confi
         ConfigError: the file cannot be read or parsed, or a setting in it cannot be used.
     """
     path = Path(path)
+    document = read_yaml(path)
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path} has more than {_MAX_FILE_BYTES} bytes: that is no settings file.")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return config_from_mapping(_without_ros_root(document), extra=(*extra, *_ROS_OWN))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a settings file holds.
+
+    Raises:
+        ConfigError: it cannot be read, is too large for settings, or is not YAML.
+    """
+    try:
+        return yaml.safe_load(bounded_text(path, _MAX_FILE_BYTES, "settings file", ConfigError))
     except OSError as error:
         raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"Cannot read the settings file {path}: it is not UTF-8 text.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from error
-    try:
-        return config_from_mapping(_without_ros_root(document), extra=(*extra, *_ROS_OWN))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 def dump_config(config: Config) -> str:

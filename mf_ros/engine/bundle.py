@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Dict, Mapping, Tuple, Type, TypeVar
 import numpy as np
 
 from mf_ros.core.archives import UNREADABLE
+from mf_ros.core.documents import bounded_text
 from mf_ros.core.pixels import IMAGE_OFFSET, IMAGE_SCALE
 from mf_ros.core.types import AnyArray
 from mf_ros.errors import ModelError
@@ -127,9 +128,7 @@ def load_bundle(model: str) -> Bundle:
     folder = _folder(model)
     path = folder / CONFIG
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise ModelError(f"{path} has more than {_LARGEST_CONFIG} bytes: that is no description of a model.")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(bounded_text(path, _LARGEST_CONFIG, "description of a model", ModelError))
     except OSError as error:
         raise ModelError(f"Cannot read {path}: {error.strerror}; is {folder} a folder of mf-ros export?") from error
     except (ValueError, RecursionError) as error:
