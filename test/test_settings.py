@@ -111,7 +111,13 @@ def test_a_ros_parameter_file_may_hold_names_of_the_node_itself(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [1,", "is not YAML"), ("- 1\n- 2\n", "names with values"), ("\xff\xfe", "settings")],
+    [
+        ("a: [1,", "is not YAML"),
+        ("- 1\n- 2\n", "names with values"),
+        ("\xff\xfe", "settings"),
+        ("[" * 5000, "nested too deep"),
+        (" " * 1_000_001, "has more than 1000000 bytes: that is no settings file"),
+    ],
 )
 def test_a_file_that_is_no_settings_file_is_named(tmp_path, text, sentence):
     path = tmp_path / "settings.yaml"

@@ -142,6 +142,8 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"Cannot read the settings file {path}: it is not UTF-8 text.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"The settings file {path} is not YAML of settings: it is nested too deep.") from error
 
 
 def dump_config(config: Config) -> str:
