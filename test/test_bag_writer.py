@@ -20,7 +20,7 @@ from rosbags.highlevel import AnyReader
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.messages import camera_from_info, decode_cloud, decode_image, transforms_of
+from mf_ros.core.messages import camera_from_info, decode_cloud, decode_image, transform_of
 from mf_ros.core.rigid import make_transform
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
@@ -205,7 +205,7 @@ def test_what_is_written_is_what_the_pipeline_reads(path: Path) -> None:
     assert (read.stamp_ns, read.frame_id) == (STAMP_NS, "lidar")
     assert camera_from_info(messages["/camera_info"]) == CAMERA
     np.testing.assert_array_equal(decode_image(messages["/image"]), image)
-    (transform,) = transforms_of(messages["/tf"])
+    transform = transform_of(*messages["/tf"].transforms)
     assert (transform.parent, transform.child, transform.stamp_ns) == ("odom", "base", STAMP_NS)
     # A quaternion keeps about 15 digits of a rotation.
     np.testing.assert_allclose(transform.T_parent_child, POSE.T_parent_child, atol=1e-12)

@@ -137,7 +137,7 @@ def test_images_and_clouds_without_a_stamp_are_refused():
 def test_what_always_holds_needs_no_stamp():
     static = transform_message()
     static.transforms[0].header = header("odom", 0, 0)
-    (transform,) = messages.transforms_of(static)
+    transform = messages.transform_of(*static.transforms)
     assert transform.stamp_ns == 0
     info = camera_info(header=header(sec=0, nanosec=0))
     assert messages.stamp_ns(info.header) == 0
@@ -403,7 +403,7 @@ def test_a_cloud_that_cannot_be_read_says_which():
 def test_transforms_map_points_from_child_to_parent():
     quarter = np.sqrt(0.5)
     message = transform_message("/odom", "/base", (1, 2, 3), (0, 0, quarter, quarter))
-    (transform,) = messages.transforms_of(message)
+    transform = messages.transform_of(*message.transforms)
     assert (transform.parent, transform.child, transform.stamp_ns) == ("odom", "base", 12_345_678_901)
     # A quarter turn to the left takes x to y.
     np.testing.assert_allclose(transform.T_parent_child @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-12)
@@ -422,10 +422,10 @@ def test_transforms_map_points_from_child_to_parent():
 )
 def test_a_transform_that_cannot_be_used_is_refused(changes, text):
     with pytest.raises(MfRosError, match=text):
-        messages.transforms_of(transform_message(**changes))
+        messages.transform_of(*transform_message(**changes).transforms)
 
 
 def test_a_quaternion_rounded_to_two_digits_is_normalised():
-    (transform,) = messages.transforms_of(transform_message(rotation=(0.71, 0.0, 0.0, 0.71)))
+    transform = messages.transform_of(*transform_message(rotation=(0.71, 0.0, 0.0, 0.71)).transforms)
     rotation = transform.T_parent_child[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mf_ros.bags import open_recording
 from mf_ros.core.deskew import deskew
-from mf_ros.core.messages import camera_from_info, decode_cloud, decode_depth_image, decode_image, transforms_of
+from mf_ros.core.messages import camera_from_info, decode_cloud, decode_depth_image, decode_image, transform_of
 from mf_ros.core.transforms import TransformTree
 from mf_ros.errors import ConfigError
 from mf_ros.simulate import simulate
@@ -337,8 +337,8 @@ def test_recorded_transforms_cover_every_point_and_give_the_camera_pose(recorded
     with open_recording(recorded) as recording:
         for message in recording.messages():
             if message.topic in ("/tf", "/tf_static"):
-                for pose in transforms_of(message.decode()):
-                    tree.add(pose, static=message.topic == "/tf_static")
+                for pose in message.decode().transforms:
+                    tree.add(transform_of(pose), static=message.topic == "/tf_static")
             elif message.topic == "/points":
                 sweeps.append(decode_cloud(message.decode()))
             elif message.topic == "/camera/image_raw":

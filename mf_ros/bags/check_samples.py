@@ -153,8 +153,7 @@ class Samples:
 
     def _add_transform(self, item: Any, static: bool) -> Optional[Exception]:
         try:
-            for transform in messages.transforms_of(_OneTransform([item])):
-                self.tree.add(transform, static)
+            self.tree.add(messages.transform_of(item), static)
         except (MessageError, TransformError) as error:
             return error
         return None
@@ -195,13 +194,6 @@ class Samples:
             taken.append(sweep)
         for each in wanted:
             each.nearest[topic] = sweep
-
-
-@dataclass(frozen=True)
-class _OneTransform:
-    """A TFMessage of one of the transforms of another."""
-
-    transforms: List[Any]
 
 
 def _intrinsics(info: Any) -> Tuple[float, ...]:

@@ -8,7 +8,7 @@ length field is trusted.
 from __future__ import annotations
 
 import struct
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -200,17 +200,13 @@ def decode_cloud(msg: Any, *, time_unit: TimeUnit = "auto") -> LidarSweep:
     )
 
 
-def transforms_of(msg: Any) -> List[StampedTransform]:
-    """The transforms of a tf2_msgs/TFMessage, refused where tf2 would discard them.
+def transform_of(item: Any) -> StampedTransform:
+    """A geometry_msgs/TransformStamped as a tf2_msgs/TFMessage lists them, refused where tf2 would discard it.
 
     Raises:
         MessageError: a frame without a name or that is its own parent, a number that is not finite, or a quaternion
             that is not of unit length.
     """
-    return [_transform(item) for item in _field(msg, "transforms")]
-
-
-def _transform(item: Any) -> StampedTransform:
     header, pose = _field(item, "header"), _field(item, "transform")
     parent, child = frame_id_of(header), _frame(_field(item, "child_frame_id"))
     if not parent or not child or parent == child:

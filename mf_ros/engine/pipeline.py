@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Deque, Dict, Iterable, List, Optional, Union
 
 from mf_ros.core import messages
@@ -150,10 +150,9 @@ class DepthPipeline:
         """
         for item in getattr(transforms, "transforms", transforms):
             try:
-                found = [item] if isinstance(item, StampedTransform) else messages.transforms_of(_TransformList([item]))
+                transform = item if isinstance(item, StampedTransform) else messages.transform_of(item)
                 with self._lock:
-                    for transform in found:
-                        self._tree.add(transform, static)
+                    self._tree.add(transform, static)
             except (MessageError, TransformError) as error:
                 if not ahead:
                     self.on_bad_message("tf", error)
@@ -269,10 +268,3 @@ class DepthPipeline:
         # Each reason is told once; the counters have the rest.
         level = logging.DEBUG if reason in counter.counts else self._log_level
         _log.log(level, "%s: %s", reason, text)
-
-
-@dataclass(frozen=True)
-class _TransformList:
-    """A TFMessage of some of the transforms of another."""
-
-    transforms: List[Any]
