@@ -6,6 +6,8 @@ from typing import Dict, NamedTuple, Protocol
 
 from mf_ros.core.types import FloatArray
 
+_LONGEST_TEXT = 300
+
 
 class StepInput(NamedTuple):
     """Input of one denoising step, by the names that the exported graph uses; float32, batch B.
@@ -58,3 +60,8 @@ class Backend(Protocol):
     def describe(self) -> Dict[str, str]:
         """Library, device and precision."""
         ...
+
+
+def failure_text(error: BaseException) -> str:
+    """What a library says of its failure, as one line of at most 300 characters; the error's name when it says nothing."""
+    return " ".join(str(error).split())[:_LONGEST_TEXT] or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 import numpy as np
 
 from mf_ros.core.config import EngineConfig
-from mf_ros.engine.backend import StepInput, StepOutput
+from mf_ros.engine.backend import StepInput, StepOutput, failure_text
 from mf_ros.engine.bundle import GRAPH, Bundle
 from mf_ros.errors import ModelError, require_package
 
@@ -47,7 +47,7 @@ class OnnxBackend:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:  # onnxruntime's errors have no common base but this
-            raise ModelError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+            raise ModelError(f"onnxruntime cannot load {path}: {failure_text(error)}") from error
         self._provider = str(self._session.get_providers()[0])
         if self._provider != wanted[0]:
             text = f"onnxruntime could not start {wanted[0]} and would use {self._provider}, which is slower"
@@ -70,7 +70,7 @@ class OnnxBackend:
         try:
             depth, log_scale = self._session.run(list(OUTPUTS), inputs._asdict())
         except Exception as error:  # onnxruntime's errors have no common base but this
-            raise ModelError(f"The network failed on {self._provider}: {_first_line(error)}") from error
+            raise ModelError(f"The network failed on {self._provider}: {failure_text(error)}") from error
         return StepOutput(np.asarray(depth, np.float32), np.asarray(log_scale, np.float32))
 
     def describe(self) -> Dict[str, str]:
@@ -105,7 +105,3 @@ def _check_names(session: Any, path: Path) -> None:
                 f"{path} has the {what} {', '.join(names)} where float32 {', '.join(wanted)} are needed: "
                 "it was not written by mf-ros export, or by another version."
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mf_ros.core.config import EngineConfig
-from mf_ros.engine.backend import StepInput, StepOutput
+from mf_ros.engine.backend import StepInput, StepOutput, failure_text
 from mf_ros.engine.bundle import WEIGHTS, Bundle
 from mf_ros.errors import ConfigError, ModelError, require_package
 from mf_ros.model import ModalityForcing, ModelConfig
@@ -64,8 +64,7 @@ class TorchBackend:
                 result = self._network(*tensors)
             depth, log_scale = (each.float().cpu().numpy() for each in (result.depth, result.log_scale))
         except RuntimeError as error:
-            text = " ".join(str(error).split())[:300]
-            raise ModelError(f"The network failed in torch on {self._device}: {text}") from error
+            raise ModelError(f"The network failed in torch on {self._device}: {failure_text(error)}") from error
         return StepOutput(depth, log_scale)
 
     def describe(self) -> Dict[str, str]:
