@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mf_ros.engine import bundle
 from mf_training import checkpoints
 from mf_training.checkpoints import (
     CheckpointError,
@@ -159,7 +160,7 @@ def test_a_network_of_the_package_is_found_by_its_name(tmp_path: Path, monkeypat
     (tmp_path / "pico").mkdir()
     (tmp_path / "pico" / "config.json").write_text("{}")
     save_file(weights, tmp_path / "pico" / "model.safetensors")
-    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
+    monkeypatch.setattr(bundle, "SHIPPED", tmp_path)
     into = net()
     load_weights(Path("pico"), into)
     assert all(torch.equal(into.state_dict()[key], value) for key, value in weights.items())

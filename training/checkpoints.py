@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mf_ros.core.documents import bounded_text
-from mf_ros.engine.bundle import CONFIG, SHIPPED
+from mf_ros.engine.bundle import shipped_folder, shipped_names
 from mf_ros.errors import MfRosError
 
 _log = logging.getLogger(__name__)
@@ -312,14 +312,13 @@ def _read_state(path: Path) -> Mapping[str, Any]:
 
 
 def _weight_files(source: Path) -> List[Path]:
-    if source.name == str(source) and (SHIPPED / source / CONFIG).is_file():
-        source = SHIPPED / source
+    source = shipped_folder(str(source)) or source
     if source.is_file():
         return [source]
     if not source.is_dir():
-        shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))) or "none"
         raise CheckpointError(
-            f"{source}: there is no such file or folder of weights; the networks in this installation are {shipped}."
+            f"{source}: there is no such file or folder of weights; the networks in this installation are "
+            f"{shipped_names()}."
         )
     last = latest_checkpoint(source)
     folder = source if last is None else last.path

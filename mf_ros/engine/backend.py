@@ -63,5 +63,5 @@ class Backend(Protocol):
 
 
 def failure_text(error: BaseException) -> str:
-    """What a library says of its failure, as one line of at most 300 characters; the error's name when it says nothing."""
+    """What a library says of its failure, on one line of at most 300 characters; else the name of the error."""
     return " ".join(str(error).split())[:_LONGEST_TEXT] or type(error).__name__

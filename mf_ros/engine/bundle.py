@@ -14,7 +14,7 @@ import reprlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Mapping, Tuple, Type, TypeVar
+from typing import Any, BinaryIO, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
 import numpy as np
 
@@ -169,18 +169,29 @@ def load_reference(path: Path) -> Dict[str, AnyArray]:
     return arrays
 
 
+def shipped_folder(model: str) -> Optional[Path]:
+    """The folder of a network that comes with the package, None when there is none of that name."""
+    folder = SHIPPED / model
+    return folder if model == Path(model).name and (folder / CONFIG).is_file() else None
+
+
+def shipped_names() -> str:
+    """The networks that come with the package, for messages."""
+    return ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))) or "none"
+
+
 def _folder(model: str) -> Path:
     # A name that is too long is an OSError, the home of an unknown user a RuntimeError.
     with contextlib.suppress(OSError, RuntimeError):
-        if model == Path(model).name and (SHIPPED / model / CONFIG).is_file():
-            return SHIPPED / model
+        shipped = shipped_folder(model)
+        if shipped is not None:
+            return shipped
         folder = Path(model).expanduser()
         if folder.is_dir():
             return folder.resolve()
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
     raise ModelError(
         f"engine.model is '{model}': there is no such folder, and the networks in this installation are "
-        f"{', '.join(shipped) or 'none'}; name a folder that mf-ros export wrote."
+        f"{shipped_names()}; name a folder that mf-ros export wrote."
     )
 
 
