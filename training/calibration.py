@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from mf_ros.core.conditioning import Conditioning, blend, restrained
-from mf_ros.core.pixels import network_image
 from mf_ros.core.types import AnyArray, FloatArray
 from mf_ros.engine.bundle import Calibration, Processing
 from mf_ros.model import ModalityForcing
 from mf_training.config import TrainConfig
 from mf_training.data import Batch, DataError, heldout_batches, open_parts
+from mf_training.heldout import one_step
 from mf_training.samples import collate, make_sample
 
 HALF = 0.5
@@ -81,9 +81,7 @@ class Measured:
 @torch.inference_mode()
 def completions(network: ModalityForcing, batch: Batch) -> List[Measured]:
     """One step of the network on each sample that shows returns."""
-    image = network_image(batch["image"].float())
-    clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
-    out = network.eval()(image, clean, batch["depth"], batch["level"], unknown, batch["prior"])
+    out = one_step(network.eval(), batch)
     arrays = {name: value[:, 0].numpy() for name, value in batch.items() if value.ndim == 4 and value.shape[1] == 1}
     rng = np.random.default_rng(0)
     found = []

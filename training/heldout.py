@@ -8,16 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from mf_ros.core.pixels import network_image
+from mf_ros.model import Prediction
 from mf_training.data import Batch
 
 _SUMS = ("error", "prior_error", "count", "free_error", "free_count")
+
+
+def one_step(net: nn.Module, batch: Batch) -> Prediction:
+    """What a network makes of a batch in one step; unknown depth is at level 1, so it depends on no random number."""
+    image = network_image(batch["image"].float())
+    clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
+    made: Prediction = net(image, clean, batch["depth"], batch["level"], unknown, batch["prior"])
+    return made
 
 
 def score(net: nn.Module, batches: Mapping[str, List[Batch]], device: torch.device) -> Dict[str, Dict[str, Tensor]]:
     """Sums over this process's held-out samples, by source; ``scores`` makes figures of them.
 
     Args:
-        net: the network; it runs one step with unknown depth at level 1, which depends on no random number.
+        net: the network; it runs ``one_step``.
         batches: of each source.
         device: where to compute.
     """
@@ -51,9 +60,7 @@ def _sums(net: nn.Module, batches: List[Batch], device: torch.device) -> Dict[st
     for batch in batches:
         moved = {key: value.to(device) for key, value in batch.items()}
         truth, prior, level = moved["truth"], moved["prior"], moved["level"]
-        image = network_image(moved["image"].float())
-        clean, unknown = image.new_zeros(len(image)), image.new_ones(len(image))
-        depth = net(image, clean, moved["depth"], level, unknown, prior).depth.float()
+        depth = one_step(net, moved).depth.float()
         scale = moved["scale"][:, None, None, None]
         valid = (truth > 0) & torch.isfinite(truth)
         weight = moved["weight"] * valid
