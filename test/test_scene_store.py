@@ -51,7 +51,7 @@ def test_unknown_depth_and_sky_survive_the_store(tmp_path: Path, monkeypatch: py
     assert (kept[:2, :2] == 0).all() and np.isinf(kept[2:4, :2]).all()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "other scene"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "of other shapes", "other scene"])
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     store = SceneStore(tmp_path, SIZE, scans=1)
     good, file = store.get(2), store.file(2)
@@ -60,6 +60,8 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str, caplog: pytes
         file.write_bytes(whole[: len(whole) // 2])
     elif damage == "foreign":
         np.savez(file, weights=np.zeros(3))
+    elif damage == "of other shapes":
+        np.savez(file, format=np.zeros(3))
     else:
         store.get(3)
         file.write_bytes(store.file(3).read_bytes())

@@ -14,16 +14,17 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from mf_ros.core.archives import UNREADABLE
+from mf_ros.core.types import FloatArray
 from mf_ros.errors import ConfigError
 from mf_training.scenes.scene import make_scene
-from mf_training.scenes.types import DEFAULT_CONFIG, FloatArray, LidarScan, Scene, SceneConfig
+from mf_training.scenes.types import DEFAULT_CONFIG, LidarScan, Scene, SceneConfig
 
 FORMAT = 1
 # Raised whenever a seed gives another scene than before, so that old files are not taken for new ones.
@@ -80,7 +81,7 @@ def unpack(arrays: Any) -> Scene:
     """The scene of ``pack``'s arrays.
 
     Raises:
-        KeyError, ValueError: they are not those of a scene.
+        KeyError, TypeError, ValueError: they are not those of a scene.
     """
     if int(arrays["format"]) != FORMAT:
         raise ValueError(f"format {int(arrays['format'])}")
@@ -142,7 +143,7 @@ class SceneStore:
                 if scene.seed == seed:
                     return scene
                 _log.warning("%s holds scene %d instead of %d: made again", file, scene.seed, seed)
-            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            except UNREADABLE as error:
                 _log.warning("%s is damaged (%s): made again", file, error)
         arrays = pack(make_scene(seed, **self._arguments))  # type: ignore[arg-type]
         if file is not None:
