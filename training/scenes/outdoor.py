@@ -41,7 +41,7 @@ def street(rng: Rng, complexity: float) -> World:
     edge = road.half + (2.2 if parking and rng.random() < 0.5 else 0.0)
     for side in (1, -1):
         _sidewalk(b, rng, road, side, edge, walk, kerb)
-        _frontage(b, rng, road, side, edge + walk, kerb, complexity)
+        _frontage(b, rng, road, side, edge + walk, kerb)
         if parking and rng.random() < 0.85:
             _parked(b, rng, road, side, edge, complexity)
         _furniture(b, rng, road, side, edge, walk, kerb, complexity)
@@ -66,7 +66,7 @@ def _sidewalk(b: Builder, rng: Rng, road: Road, side: int, edge: float, walk: fl
         b.add("box", (0, -side * (walk / 2 + 2.93), -0.24), (step / 2 * 1.01, 0.08, 0.25), stone)
 
 
-def _frontage(b: Builder, rng: Rng, road: Road, side: int, line: float, kerb: float, complexity: float) -> None:
+def _frontage(b: Builder, rng: Rng, road: Road, side: int, line: float, kerb: float) -> None:
     """Houses, gardens and gaps along one side."""
     along = rng.uniform(-6.0, 4.0)
     density = rng.uniform(0.35, 1.0)
@@ -165,12 +165,7 @@ def _furniture(
             objects.bin_or_box(b, rng, anywhere, yaw + np.pi / 2)
     if rng.random() < 0.2:
         start = rng.uniform(3, 20)
-        objects.fence(b, rng, road.place(start + 5, side * near_edge(edge), kerb), road.direction(start + 5), 10)
-
-
-def near_edge(edge: float) -> float:
-    """Where a railing along the kerb stands."""
-    return edge + 0.2
+        objects.fence(b, rng, road.place(start + 5, side * (edge + 0.2), kerb), road.direction(start + 5), 10)
 
 
 def _crossing_house(b: Builder, rng: Rng, road: Road) -> None:

@@ -97,7 +97,7 @@ def measured(
     close = beams.kind in ("depth_camera", "dtof")
     r = echoes.range.copy()
     count = len(r)
-    _mix_edges(r, echoes, second, of, close, faults, rng)
+    _mix_edges(r, second, of, close, faults, rng)
     strength = _signal(r, echoes, faults.far, close)
     lost = rng.random(count) < np.clip(faults.drop * strength, 0.0, 1.0)
     glass = echoes.glass & (rng.random(count) < min(1.0, faults.drop * 1.5))
@@ -115,9 +115,7 @@ def measured(
     return r
 
 
-def _mix_edges(
-    r: Array, first: Echoes, second: Echoes, of: npt.NDArray[np.int64], close: bool, faults: Faults, rng: Rng
-) -> None:
+def _mix_edges(r: Array, second: Echoes, of: npt.NDArray[np.int64], close: bool, faults: Faults, rng: Rng) -> None:
     """Change ranges of beams whose spread reaches another surface, in place."""
     a, b = r[of].copy(), second.range
     both = np.isfinite(a) & np.isfinite(b)

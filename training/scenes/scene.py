@@ -128,16 +128,25 @@ def _sun_view(world: World) -> View:
     return View(along(world.light.sun).T, np.zeros(3), parallel=True)
 
 
+def _is_dark(world: World) -> bool:
+    """Whether the sun is too weak for shadows."""
+    return max(world.light.sun_colour) < 0.06
+
+
+def _before_surface(eye: torch.Tensor, direction: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Where shadow rays start: a little before the surface, so that it does not shade itself; the eye without one."""
+    return eye + torch.where(torch.isfinite(t), t * 0.999 - 0.02, torch.zeros_like(t)) * direction
+
+
 def _lit_tiles(world: World, camera: Camera, direction: torch.Tensor, hits: Hits) -> torch.Tensor:
     """(T, n) part of the sun that arrives, from one shadow ray for each block of 2 x 2 pixels."""
-    if max(world.light.sun_colour) < 0.06:
+    if _is_dark(world):
         return torch.zeros_like(hits.t)
     t = _every_second(hits.t)
     seen = torch.isfinite(t)
     d = torch.stack([_every_second(part) for part in direction])
     eye = torch.from_numpy(camera.eye.astype(np.float32)).view(3, 1, 1)
-    # Started a little before the surface, so that it does not shade itself.
-    points = eye + torch.where(seen, t * 0.999 - 0.02, torch.zeros_like(t)) * d
+    points = _before_surface(eye, d, t)
     view = _sun_view(world)
     flat = torch.einsum("ij,jtn->itn", torch.from_numpy(view.axes.astype(np.float32)), points)
     big = torch.full_like(t, 1e9)
@@ -284,9 +293,8 @@ def make_scenes(
         def cast(heads: Sequence[Beams], own: Any = own) -> List[Tuple[torch.Tensor, Hits]]:
             return _cast_together(own, heads, device)
 
-        dark = max(world.light.sun_colour) < 0.06
         own_hits = Hits(hits.t[i].view(size), hits.what[i].view(size))
-        arrives = torch.zeros_like(lit[i]) if dark else lit[i]
+        arrives = torch.zeros_like(lit[i]) if _is_dark(world) else lit[i]
         swept = _scan_all(seed, world, camera, scans, config, cast)
         scenes.append(_compose(seed, kind, world, camera, *rays[i], own_hits, arrives.view(size), swept))
     return scenes
@@ -309,8 +317,7 @@ def _lit_all(
     count = hits.t.shape[0]
     t = hits.t.view(count, *size)[:, ::2, ::2].reshape(count, -1)
     d = direction.view(3, count, *size)[:, :, ::2, ::2].reshape(3, count, -1)
-    seen = torch.isfinite(t)
-    points = eyes + torch.where(seen, t * 0.999 - 0.02, torch.zeros_like(t)) * d
+    points = _before_surface(eyes, d, t)
     found = cast_all(batch, points, sun, shadow=True)
     lit = (~torch.isfinite(found.t)).float().view(count, size[0] // 2, size[1] // 2)
     return lit.repeat_interleave(2, 1).repeat_interleave(2, 2).reshape(count, -1)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mf_ros.core.colours import colour_depth
-from mf_training.scenes.types import FloatArray, LidarScan, Scene
+from mf_ros.core.types import FloatArray
+from mf_training.scenes.types import LidarScan, Scene
 
 Picture = npt.NDArray[np.uint8]
 _BAR, _GAP = 18, 4

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mf_training.scenes.caster import Hits
+from mf_training.scenes.caster import GROUND, NOTHING, Hits
 from mf_training.scenes.shapes import (
     CENTRE,
     COLOUR,
@@ -73,9 +73,10 @@ def surface_points(table: Table, ground: Ground, origin: Tensor, direction: Tens
     rows = torch.from_numpy(np.concatenate([table, ground_row(ground.material)[None], nothing[None]]).T.copy()).to(
         device
     )
+    # GROUND and NOTHING count from the end.
     what = hits.what.long()
     row = rows.index_select(1, torch.where(what < 0, what + rows.shape[1], what))
-    hit, on_ground = what != -1, what == -2
+    hit, on_ground = what != NOTHING, what == GROUND
     t = torch.where(hit, hits.t, torch.ones_like(hits.t))
     world = origin + t * direction
     offset = world - row[CENTRE]

@@ -8,10 +8,9 @@ from typing import Dict, Tuple
 import numpy as np
 import numpy.typing as npt
 
-KINDS = ("street", "highway", "nature", "room", "yard", "floating")
-INDOOR = ("room",)
+from mf_ros.core.types import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
+KINDS = ("street", "highway", "nature", "room", "yard", "floating")
 
 
 @dataclass(frozen=True)
