@@ -115,7 +115,9 @@ def test_the_picture_shows_the_points_where_they_are(tmp_path: Path) -> None:
 def returns_at(*z: float, visible: bool = True) -> ProjectedReturns:
     """Returns at pixel (20, 20), one behind the other."""
     uv = np.full((len(z), 2), 20, np.float32)
-    return ProjectedReturns(uv, np.array(z, np.float32), np.arange(len(z)), np.full(len(z), visible))
+    return ProjectedReturns(
+        uv, np.array(z, np.float32), np.arange(len(z)), np.full(len(z), visible), np.full(len(z), False)
+    )
 
 
 def test_nearer_points_are_drawn_over_farther_ones() -> None:

@@ -139,19 +139,6 @@ def test_one_return_in_ten_may_be_wrong(onnx: NetworkEngine) -> None:
     assert_usable(onnx.estimate(image, sparse_of(depth), camera), (64, 96))
 
 
-def test_the_scale_that_is_held_is_that_of_the_confirmed_returns(onnx: NetworkEngine) -> None:
-    image, sparse, camera = frame()
-    wrong = (np.random.default_rng(0).random(sparse.depth.shape) < 0.2) & (sparse.depth > 0)
-    depth = np.where(wrong, np.float32(100), sparse.depth)
-    depth[wrong] *= np.geomspace(1, 100, wrong.sum())
-    nothing = sparse_of(np.zeros_like(depth))
-    relative = onnx.estimate(image, nothing, camera).depth
-    onnx.estimate(image, sparse_of(depth), camera)
-    scale = condition(depth).scale
-    assert scale < 0.99 * np.median(depth[depth > 0]), "or the wrong returns would not show"
-    assert np.allclose(onnx.estimate(image, nothing, camera).depth, relative * scale, rtol=1e-5)
-
-
 def test_a_large_image_is_completed_on_a_coarser_grid(onnx: NetworkEngine) -> None:
     image, sparse, camera = frame(101, 131)
     bundle = load_bundle(str(tiny_model()))

@@ -11,6 +11,7 @@ from test_evaluation import CAMERA, wall_frame, wall_points, write_frame
 
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.main import main
+from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.types import DepthEstimate, SparseDepth
 from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.evaluation.frames import EvaluationFrame
@@ -19,8 +20,6 @@ from mf_ros.evaluation.protocol import cases
 from mf_ros.evaluation.run import Record, evaluate, headline
 from mf_ros.evaluation.uncertainty import coverage, uncertainty
 from mf_ros.evaluation.variants import few_points, with_outliers, without_returns
-
-MARGIN = 0.08
 
 
 class Noisy:
@@ -131,7 +130,7 @@ def test_nothing_is_shown_in_a_case_without_returns() -> None:
 
 def test_few_points_are_the_same_every_time_and_fewer_are_among_more() -> None:
     case = next(iter(cases(wall_frame(), (8,))))
-    five, again, twenty = (few_points(case, count, CAMERA, MARGIN).shown for count in (5, 5, 20))
+    five, again, twenty = (few_points(case, count, CAMERA, ProjectionConfig()).shown for count in (5, 5, 20))
     assert len(five) == 5 and len(twenty) == 20
     assert np.array_equal(five.index, again.index)
     assert set(five.index) <= set(twenty.index) <= set(case.shown.index)
@@ -148,7 +147,7 @@ def test_few_points_are_never_ones_that_the_camera_cannot_see() -> None:
     frame = EvaluationFrame("box", "0", np.zeros((96, 160, 3), np.uint8), CAMERA, points, 32)
     case = next(iter(cases(frame, (16,))))
     assert (case.shown.z > 20).sum() > 300
-    assert (few_points(case, 200, CAMERA, MARGIN).shown.z < 5).all()
+    assert (few_points(case, 200, CAMERA, ProjectionConfig()).shown.z < 5).all()
 
 
 def test_outliers_replace_their_share_of_the_shown_returns_and_no_truth() -> None:

@@ -54,7 +54,7 @@ def test_dropping_the_least_confident_pixels_lowers_the_error_step_by_step(real_
     for frame in load_frames(real_frames):
         for case in cases(frame, (lines,)):
             if case.lidar:
-                sparse = shown_depth(case, frame.camera, ProjectionConfig().cull_margin)
+                sparse = shown_depth(case, frame.camera, ProjectionConfig())
                 estimate = ClassicalEngine().estimate(frame.image, sparse, frame.camera)
                 rows, cols = case.rows[case.visible], case.cols[case.visible]
                 error = np.abs(estimate.depth[rows, cols] - case.truth[case.visible])

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from mf_ros.core.conditioning import condition
-from mf_ros.core.outliers import confirmed_returns
-from mf_ros.core.projection import hidden_returns, rasterize_nearest
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nearest
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_training.scenes.types import LidarScan, Scene
 
@@ -116,7 +116,7 @@ def make_sample(
         weight = _as_measured(returns, truth, size, config.cull_margin)
     else:
         truth, weight = _held_out(returns, size, config.cull_margin)
-    sparse = confirmed_returns(_visible_depth(returns, size, config.cull_margin))
+    sparse = _visible_depth(returns, size, config.cull_margin)
     window = _window(sparse, rng, shape)
     depth, level, prior, scale = _conditioned(sparse, truth, window)
     image = np.ascontiguousarray((scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)])
@@ -150,7 +150,7 @@ def _conditioned(
     A window without any return in itself is one without LiDAR.
 
     Args:
-        sparse: (H, W) metres of confirmed returns.
+        sparse: (H, W) metres of visible returns.
         truth: (H, W) metres.
         window: rows and columns.
     """
@@ -161,8 +161,7 @@ def _conditioned(
         slice(each.start - wide.start, each.stop - wide.start) for each, wide in zip(window, outer, strict=True)
     )
     returns = sparse[sparse > 0]
-    # Returns were confirmed on the whole picture, as on the robot.
-    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0, confirmed=True)
+    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0)
     scale = conditioning.scale
     if not conditioning.metric:
         known = truth[(truth > 0) & np.isfinite(truth)]
@@ -255,11 +254,12 @@ def _in_part(returns: _Returns, rng: np.random.Generator, shape: Tuple[int, int]
 
 
 def _seen(returns: _Returns, z: FloatArray, keep: BoolArray, shape: Tuple[int, int], margin: float) -> BoolArray:
-    """``keep`` less the returns that nearer ones among the kept hide."""
+    """``keep`` less the returns that are lonely among the kept, or that nearer ones of them hide."""
     index = np.flatnonzero(keep)
+    every = np.ones(len(index), np.bool_)
+    kept = ProjectedReturns(returns.uv[index], z[index], index, every, ~every)
     seen = np.zeros(len(keep), np.bool_)
-    if len(index):
-        seen[index] = ~hidden_returns(returns.uv[index], z[index], shape, margin)
+    seen[index] = mark_visible(kept, shape, ProjectionConfig(cull_margin=margin)).visible
     return seen
 
 

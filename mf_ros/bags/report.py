@@ -191,7 +191,9 @@ def _frames(samples: Sequence[Sample], scales: pictures.Scales, summary: Mapping
 
 def _heading(sample: Sample, first_stamp_ns: Optional[int]) -> Tuple[str, Tuple[str, ...]]:
     seconds = (sample.stamp_ns - (first_stamp_ns or sample.stamp_ns)) / 1e9
-    facts = [f"{sample.returns} visible returns, {sample.hidden} hidden ones removed"] if sample.returns else []
+    facts = []
+    if sample.returns:
+        facts = [f"{sample.returns} visible returns; removed: {sample.hidden} hidden, {sample.lonely} lonely"]
     if sample.metrics:
         metrics = sample.metrics
         facts.append(
@@ -280,8 +282,9 @@ def _inputs(summary: Mapping[str, Any], samples: Sequence[Sample]) -> List[Tuple
     rows.append(("Motion compensation", _deskewed(summary, list(lidars.values()))))
     if samples:
         returns = float(np.median([each.returns for each in samples]))
-        hidden = float(np.median([each.hidden for each in samples]))
-        rows.append(("Returns in the image", f"{returns:.0f} visible, {hidden:.0f} hidden (medians of the samples)"))
+        hidden, lonely = np.median([(each.hidden, each.lonely) for each in samples], axis=0)
+        text = f"{returns:.0f} visible, {hidden:.0f} hidden, {lonely:.0f} lonely (medians of the samples)"
+        rows.append(("Returns in the image", text))
     transforms = [str(each) for each in (*topics.get("tf", ()), *topics.get("tf_static", ()))]
     rows.append(("Transforms", ", ".join(transforms) or "none"))
     rows.append(("Damage", str(summary["damage"] or "none found")))

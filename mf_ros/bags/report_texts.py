@@ -47,7 +47,7 @@ STAGES: Mapping[str, str] = {
     "decode_image": "image message to pixels",
     "prepare": "rectify and resize",
     "to_camera": "transform and motion compensation",
-    "project": "project and remove hidden returns",
+    "project": "project, remove hidden and lonely returns",
     "estimate": "engine: sparse to dense depth",
     "cloud": "coloured cloud (not in total)",
     "write": "writing out.mcap (not in total)",

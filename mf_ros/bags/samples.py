@@ -41,6 +41,7 @@ class Sample:
         camera: the model of ``image`` at its size here, to draw its cloud; None draws none.
         returns: LiDAR returns that the camera can see, at full size.
         hidden: returns inside the image that a nearer surface hides.
+        lonely: returns inside the image that hardly any around them agrees with.
         uncertainty: (H, W) float32 Laplace scale b of log depth, about the expected relative error; None where the
             engine states none.
     """
@@ -60,6 +61,7 @@ class Sample:
     camera: Optional[CameraModel] = None
     returns: int = 0
     hidden: int = 0
+    lonely: int = 0
     uncertainty: Optional[FloatArray] = None
 
 
@@ -146,6 +148,7 @@ def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -
         camera=result.frame.camera.resized(small_width, small_height),
         returns=result.sparse.count,
         hidden=result.sparse.hidden,
+        lonely=result.sparse.lonely,
         uncertainty=None if log_scale is None else np.exp(picked(log_scale)),
     )
 

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
-from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import FloatArray
 
 LOG_LIMIT = 5.0
@@ -46,20 +45,18 @@ class Conditioning:
     metric: bool
 
 
-def condition(sparse: FloatArray, scale: float = 0.0, *, confirmed: bool = False) -> Conditioning:
+def condition(sparse: FloatArray, scale: float = 0.0) -> Conditioning:
     """Normalise sparse depth for the network.
 
     Args:
-        sparse: (H, W) metres along the optical Z axis, without hidden returns; 0, NaN or infinite = no return.
-            Returns that nothing around them confirms are left out (``core.outliers``).
+        sparse: (H, W) metres along the optical Z axis, without hidden and lonely returns; 0, NaN or infinite = no
+            return.
         scale: metres to divide by instead of the median of the returns; 0 takes the median.
-        confirmed: ``core.outliers.confirmed_returns`` made ``sparse``, so nothing is left out any more.
 
     Returns:
         Log ratios clipped to +-``LOG_LIMIT``.
     """
-    sparse = sparse if confirmed else confirmed_returns(sparse)
-    present = sparse > 0
+    present = np.isfinite(sparse) & (sparse > 0)
     level: FloatArray = np.where(present, np.float32(0), np.float32(1))
     if not present.any():
         zeros = np.zeros(sparse.shape, np.float32)

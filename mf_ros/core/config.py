@@ -47,6 +47,8 @@ class LidarConfig:
 class ProjectionConfig:
     """How LiDAR returns become sparse depth on the image."""
 
+    reject_lonely: bool = True
+    """Remove returns that hardly any around them agrees with (rain, dust, reflections), where there are many such."""
     cull_hidden: bool = True
     """Remove returns that a nearer surface hides from the camera."""
     cull_margin: float = 0.08

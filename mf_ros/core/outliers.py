@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Tuple
 
 import numpy as np
 
@@ -12,33 +13,36 @@ _DEPTH_STEP = 0.08
 _COMPANY, _CROWD = 2, 10
 _COMPANY_SHARE = 0.15
 _FEWEST = 200
-_USUAL_SHARE, _LARGEST_SHARE = 0.055, 0.5
+_USUAL_SHARE, _USUAL_COUNT, _LARGEST_SHARE = 0.03, 20, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
 _LARGEST_RATIO = 1e6
 
 
-def lonely_returns(sparse: FloatArray) -> BoolArray:
+def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> BoolArray:
     """Returns that hardly any of those around them agrees with, where more are so than thin things explain.
 
     The picture is cut into cells half as large again as the returns lie apart, depth into steps of 8%. A return is
     lonely when fewer than 2 others lie within a cell and a step of it although at least 10 lie within a cell of it.
-    Poles and wires give such returns too, so nothing is reported while fewer than 5.5% are lonely; nor where more than
-    half are, since what most returns are like is no exception, and something must be left. Where it is reported, less
-    than 15% of those within a cell agreeing counts as lonely too. Fewer than 200 returns in all are believed.
+    Poles and wires give such returns too, the more of them the fewer returns there are, so nothing is reported while
+    fewer than 3% and 20 more are lonely; nor where more than half are, since what most returns are like is no
+    exception, and something must be left. Where it is reported, less than 15% of those within a cell agreeing counts
+    as lonely too. Fewer than 200 returns in all are believed.
 
     Args:
-        sparse: (H, W) float32 metres, 0 = no return.
+        rows, cols: (M,) int64 pixels inside the image.
+        z: (M,) metres, positive and finite.
+        shape: (H, W) of the image.
 
     Returns:
-        (H, W) bool.
+        (M,) bool.
     """
-    rows, cols = np.nonzero(sparse)
-    lonely: BoolArray = np.zeros(sparse.shape, np.bool_)
-    if len(rows) < _FEWEST:
+    count = len(z)
+    lonely: BoolArray = np.zeros(count, np.bool_)
+    if count < _FEWEST:
         return lonely
-    log_depth = np.log(np.minimum(sparse[rows, cols] / sparse[rows, cols].min(), _LARGEST_RATIO))
-    cell = _CELL * max(2.0, float(np.sqrt(sparse.size / min(len(rows), _MOST_CELLS))))
+    log_depth = np.log(np.minimum(z / z.min(), _LARGEST_RATIO))
+    cell = _CELL * max(2.0, math.sqrt(math.prod(shape) / min(count, _MOST_CELLS)))
     # One empty cell on every side, so that neighbours need no bounds.
     where = tuple(
         (each / side).astype(np.int64) + 1 for each, side in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
@@ -51,19 +55,11 @@ def lonely_returns(sparse: FloatArray) -> BoolArray:
     crowd = counts.sum(axis=2)[where[:2]] - 1
     company = _with_neighbours(counts, 2)[where] - 1
     crowded = crowd >= _CROWD
-    alone = crowded & (company < _COMPANY)
-    if _USUAL_SHARE <= alone.mean() <= _LARGEST_SHARE:
+    alone = np.count_nonzero(crowded & (company < _COMPANY))
+    if _USUAL_SHARE * count + _USUAL_COUNT <= alone <= _LARGEST_SHARE * count:
         # Where many are wrong, two wrong ones agree by chance; what is right has a good part of the crowd with it.
-        few = crowded & (company < np.maximum(_COMPANY, _COMPANY_SHARE * crowd))
-        lonely[rows[few], cols[few]] = True
+        lonely = crowded & (company < np.maximum(_COMPANY, _COMPANY_SHARE * crowd))
     return lonely
-
-
-def confirmed_returns(sparse: FloatArray) -> FloatArray:
-    """Sparse depth (H, W), metres, without its lonely returns; what is not finite counts as no return."""
-    finite: FloatArray = np.where(np.isfinite(sparse) & (sparse > 0), sparse, np.float32(0))
-    finite[lonely_returns(finite)] = 0
-    return finite
 
 
 def _with_neighbours(counts: AnyArray, axis: int) -> AnyArray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.outliers import lonely_returns
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray, SparseDepth
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ class ProjectedReturns:
         uv: (M, 2) float32 pixel coordinates, pixel centres at integers.
         z: (M,) float32 metres along the optical Z axis.
         index: (M,) int64 position of each return in the points that were projected.
-        visible: (M,) bool, False where a nearer surface hides the return from the camera.
+        visible: (M,) bool, False where the return is not used: it is lonely, or a nearer surface hides it.
+        lonely: (M,) bool, True where hardly any return around it agrees with it.
     """
 
     uv: FloatArray
     z: FloatArray
     index: AnyArray
     visible: BoolArray
+    lonely: BoolArray
 
     def __len__(self) -> int:
         return len(self.z)
@@ -44,16 +47,18 @@ class ProjectedReturns:
 
     def select(self, keep: AnyArray) -> ProjectedReturns:
         """The returns picked by a (M,) bool mask or an index array."""
-        return ProjectedReturns(self.uv[keep], self.z[keep], self.index[keep], self.visible[keep])
+        return ProjectedReturns(self.uv[keep], self.z[keep], self.index[keep], self.visible[keep], self.lonely[keep])
 
 
-def project_points(points: CameraPoints, camera: CameraModel, config: ProjectionConfig) -> ProjectedReturns:
-    """Project returns into the image and mark those that a nearer surface hides.
+def project_points(
+    points: CameraPoints, camera: CameraModel, config: Optional[ProjectionConfig] = None
+) -> ProjectedReturns:
+    """Project returns into the image and mark those that are lonely or that a nearer surface hides.
 
     Args:
         points: returns in the camera's optical frame at the image's stamp.
         camera: the camera; distorted models project onto the distorted image.
-        config: whether and how to cull.
+        config: what to mark; None marks nothing, every return in the image counts as visible.
 
     Returns:
         The returns inside the image, in the order of ``points``.
@@ -67,15 +72,24 @@ def project_points(points: CameraPoints, camera: CameraModel, config: Projection
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
     pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
-    returns = ProjectedReturns(pixels, np.ascontiguousarray(xyz[index, 2]), index, np.ones(len(index), np.bool_))
-    return mark_hidden(returns, camera, config.cull_margin) if config.cull_hidden else returns
+    z = np.ascontiguousarray(xyz[index, 2])
+    returns = ProjectedReturns(pixels, z, index, np.ones(len(index), np.bool_), np.zeros(len(index), np.bool_))
+    return returns if config is None else mark_visible(returns, (camera.height, camera.width), config)
 
 
-def mark_hidden(returns: ProjectedReturns, camera: CameraModel, margin: float) -> ProjectedReturns:
-    """The same returns, visible only where no nearer surface hides them; ``margin`` as in ``hidden_returns``."""
+def mark_visible(returns: ProjectedReturns, shape: Tuple[int, int], config: ProjectionConfig) -> ProjectedReturns:
+    """The same returns, visible only where they are neither lonely nor hidden, as far as ``config`` asks for it.
+
+    A lonely return hides nothing: a drop of rain in front of a wall is no surface.
+    """
     if len(returns) == 0:
         return returns
-    return replace(returns, visible=~hidden_returns(returns.uv, returns.z, (camera.height, camera.width), margin))
+    rows, cols = returns.pixels()
+    lonely = lonely_returns(rows, cols, returns.z, shape) if config.reject_lonely else np.zeros(len(returns), np.bool_)
+    visible = ~lonely
+    if config.cull_hidden:
+        visible &= ~hidden_returns(returns.uv, returns.z, shape, config.cull_margin, ~lonely)
+    return replace(returns, visible=visible, lonely=lonely)
 
 
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:
@@ -83,7 +97,8 @@ def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDep
     rows, cols = returns.pixels()
     keep = np.flatnonzero(returns.visible)
     depth = rasterize_nearest(rows[keep], cols[keep], returns.z[keep], (camera.height, camera.width))
-    return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - len(keep))
+    lonely = int(np.count_nonzero(returns.lonely))
+    return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - len(keep) - lonely, lonely)
 
 
 def rasterize_nearest(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
@@ -95,7 +110,9 @@ def rasterize_nearest(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tupl
     return depth
 
 
-def hidden_returns(uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin: float) -> BoolArray:
+def hidden_returns(
+    uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin: float, hiding: Optional[BoolArray] = None
+) -> BoolArray:
     """Which returns lie behind a surface that nearer returns around them outline.
 
     A LiDAR mounted away from the camera sees past the edges of near objects; such a return projects *between*
@@ -108,6 +125,7 @@ def hidden_returns(uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin
         z: (M,) metres, positive.
         shape: (H, W) of the image.
         margin: relative depth by which the front surface must be nearer.
+        hiding: (M,) bool, the returns that may hide others; None = all.
 
     Returns:
         (M,) bool.
@@ -118,6 +136,8 @@ def hidden_returns(uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin
     flat = cell[:, 1] * grid[1] + cell[:, 0]
     inverse = np.zeros(grid, np.float32)
     order = np.argsort(-z, kind="stable")
+    if hiding is not None:
+        order = order[hiding[order]]
     inverse.reshape(-1)[flat[order]] = 1.0 / z[order]
     height, width = closing_window(inverse > 0)
     kernel = np.ones((height, width), np.uint8)

@@ -95,11 +95,13 @@ class SparseDepth:
         depth: (H, W) float32 metres along the optical Z axis; 0 where there is no return.
         count: number of pixels that hold a return.
         hidden: number of projected returns removed because a nearer surface hides them from the camera.
+        lonely: number of projected returns removed because hardly any around them agrees with them.
     """
 
     depth: FloatArray
     count: int
     hidden: int = 0
+    lonely: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
-from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.grid import enlarged, grid_step, nearest_of_blocks
 from mf_ros.errors import MessageError
@@ -40,7 +39,8 @@ class ClassicalEngine:
             MessageError: there is no return in the image, or none of finite depth.
         """
         step = grid_step(sparse.depth.shape, _GRID_PIXELS)
-        shown = confirmed_returns(nearest_of_blocks(sparse.depth, step))
+        shown = nearest_of_blocks(sparse.depth, step)
+        shown = np.where(np.isfinite(shown) & (shown > 0), shown, np.float32(0))
         if not shown.any():
             raise MessageError(
                 "No usable LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "

@@ -12,7 +12,6 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, restrained, to_depth
-from mf_ros.core.outliers import confirmed_returns
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
 from mf_ros.engine.bundle import Bundle
@@ -53,7 +52,7 @@ class HeldScale:
         """The scale of a frame, metres, or 0 for the median of its returns, and the trust in it in [0, 1].
 
         Args:
-            returns: (N,) depth of the frame's confirmed returns, metres.
+            returns: (N,) depth of the frame's returns, metres.
         """
         if returns.size >= ENOUGH_RETURNS:
             self._scale, self._age = float(np.median(returns)), 0
@@ -110,9 +109,9 @@ class NetworkEngine:
         if image.shape != (*shape, 3):
             raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
         step = grid_step(shape, self._bundle.processing.max_pixels)
-        shown = confirmed_returns(nearest_of_blocks(sparse.depth, step))
-        scale, trust = self._held.choose(shown[shown > 0])
-        made = condition(shown, scale, confirmed=True)
+        shown = nearest_of_blocks(sparse.depth, step)
+        scale, trust = self._held.choose(shown[np.isfinite(shown) & (shown > 0)])
+        made = condition(shown, scale)
         made = replace(made, metric=made.metric or scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = blend(done.log_ratio, done.log_scale, made)

@@ -62,7 +62,7 @@ def score_held_out(
     """
     shown, truth_mask, what = _split(points)
     sparse = to_sparse_depth(project_points(shown, camera, config), camera)
-    returns = project_points(points, camera, ProjectionConfig(cull_hidden=False))
+    returns = project_points(points, camera)
     if sparse.count == 0 or len(returns) == 0:
         return None
     low, high = TRUTH_RANGE_M

@@ -13,7 +13,6 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import ProjectedReturns, project_points
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
 from mf_ros.evaluation.frames import EvaluationFrame
@@ -79,7 +78,7 @@ def cases(frame: EvaluationFrame, lines: Sequence[int], seed: int = 0) -> Iterat
 
 
 def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[int], seed: int) -> Iterator[Case]:
-    returns = project_points(points, frame.camera, ProjectionConfig(cull_hidden=False))
+    returns = project_points(points, frame.camera)
     seen = visible_to_camera(points, returns, frame.camera)
     if points.ring is not None and frame.n_rings:
         ring = points.ring[returns.index]
@@ -131,7 +130,7 @@ def _case(
     rows, cols = np.nonzero(shown)
     uv = np.stack([cols, rows], axis=1).astype(np.float32)
     z = source[rows, cols]
-    returns = ProjectedReturns(uv, z, np.arange(len(z)), np.ones(len(z), np.bool_))
+    returns = ProjectedReturns(uv, z, np.arange(len(z)), np.ones(len(z), np.bool_), np.zeros(len(z), np.bool_))
     truth = (depth >= limits[0]) & (depth <= limits[1]) & ~np.asarray(shown, np.bool_)
     truth_rows, truth_cols = np.nonzero(truth)
     values = depth[truth_rows, truth_cols]

@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.config import Config
-from mf_ros.core.projection import mark_hidden, to_sparse_depth
+from mf_ros.core.config import Config, ProjectionConfig
+from mf_ros.core.projection import mark_visible, to_sparse_depth
 from mf_ros.core.types import DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.errors import MfRosError
@@ -87,7 +87,7 @@ class _Score(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """A method, whether hidden returns are kept from it, and how it makes depth."""
+    """A method, whether hidden and lonely returns are kept from it, and how it makes depth."""
 
     name: str
     culled: bool
@@ -140,14 +140,14 @@ def evaluate(
     outliers: float = 0.0,
     hook: Optional[Hook] = None,
 ) -> List[Record]:
-    """Score ``engine`` and the baselines, each baseline with and without culling of hidden input returns.
+    """Score ``engine`` and the baselines, each baseline with and without culling of hidden and lonely input returns.
 
     The engine is also run once on each frame without any return, unless it refuses that.
 
     Args:
         frames: frames with truth; those without are passed over.
         lines: numbers of scan lines to show, for example (32, 16, 8, 4).
-        engine: the engine under test; its input is culled as ``config.projection`` says.
+        engine: the engine under test; ``config.projection`` says which returns are kept from it.
         config: settings of the projection.
         baselines: names out of ``BASELINES``.
         beside: other engines, scored on the same input as ``engine`` but not without returns.
@@ -167,16 +167,16 @@ def evaluate(
                 "%s/%s is not scored: no truth on the image's grid, or too few scan lines.", frame.source, frame.name
             )
             continue
-        for case in (*found, *variants(found, points, outliers, frame.camera, projection.cull_margin)):
+        for case in (*found, *variants(found, points, outliers, frame.camera, projection)):
             # Each case stands alone, whatever was scored before it.
             for each in (engine, *beside):
                 forget_frames(each)
-            shown = [shown_depth(case, frame.camera, margin) for margin in (None, projection.cull_margin)]
-            for method in _methods((engine, *beside), projection.cull_hidden, baselines):
+            shown = [shown_depth(case, frame.camera, kept) for kept in (None, projection)]
+            for method in _methods((engine, *beside), baselines):
                 scores.add(frame, case, method, shown[method.culled])
         forget_frames(engine)
         free = without_returns(found[0])
-        method = next(_methods((engine,), projection.cull_hidden, ()))
+        method = next(_methods((engine,), ()))
         try:
             scores.add(frame, free, method, shown_depth(free, frame.camera, None))
         except MfRosError as error:
@@ -184,17 +184,17 @@ def evaluate(
     return scores.records()
 
 
-def shown_depth(case: Case, camera: CameraModel, margin: Optional[float]) -> SparseDepth:
-    """Sparse depth of a case's shown returns, hidden ones removed when a margin is given."""
-    shown = case.shown if margin is None else mark_hidden(case.shown, camera, margin)
+def shown_depth(case: Case, camera: CameraModel, config: Optional[ProjectionConfig]) -> SparseDepth:
+    """Sparse depth of a case's shown returns, without those that a configuration, if there is one, leaves out."""
+    shown = case.shown if config is None else mark_visible(case.shown, (camera.height, camera.width), config)
     return to_sparse_depth(shown, camera)
 
 
-def _methods(engines: Sequence[DepthEngine], culls: bool, baselines: Sequence[str]) -> Iterator[_Method]:
+def _methods(engines: Sequence[DepthEngine], baselines: Sequence[str]) -> Iterator[_Method]:
     for engine in engines:
         yield _Method(
             engine.name,
-            culls,
+            True,
             lambda frame, sparse, engine=engine: engine.estimate(frame.image, sparse, frame.camera),  # type: ignore[misc]
         )
     for name in baselines:

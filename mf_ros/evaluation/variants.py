@@ -8,7 +8,8 @@ from typing import Iterator, Sequence
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.projection import mark_hidden
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.projection import mark_visible
 from mf_ros.evaluation.protocol import Case
 
 NO_RETURNS = "none"
@@ -20,17 +21,17 @@ def without_returns(case: Case) -> Case:
     return replace(case, input=NO_RETURNS, shown=case.shown.select(np.zeros(len(case.shown), np.bool_)))
 
 
-def few_points(case: Case, count: int, camera: CameraModel, margin: float, seed: int = 0) -> Case:
+def few_points(case: Case, count: int, camera: CameraModel, projection: ProjectionConfig, seed: int = 0) -> Case:
     """The case with ``count`` random returns of those that the camera can see, or all when there are no more.
 
     Args:
         case: whose shown returns are drawn from.
         count: how many to show.
         camera: of the case's frame.
-        margin: as ``projection.cull_margin``; single returns cannot outline what hides them, so all decide.
+        projection: what the camera can see; single returns cannot outline what hides them, so all decide.
         seed: of the draw; the first returns of a larger count are those of a smaller.
     """
-    visible = np.flatnonzero(mark_hidden(case.shown, camera, margin).visible)
+    visible = np.flatnonzero(mark_visible(case.shown, (camera.height, camera.width), projection).visible)
     drawn = np.sort(np.random.default_rng(seed).permutation(visible)[:count])
     return replace(case, input=f"{count}pt", shown=case.shown.select(drawn))
 
@@ -46,7 +47,7 @@ def with_outliers(case: Case, share: float, seed: int = 0) -> Case:
 
 
 def variants(
-    found: Sequence[Case], points: Sequence[int], outliers: float, camera: CameraModel, margin: float
+    found: Sequence[Case], points: Sequence[int], outliers: float, camera: CameraModel, projection: ProjectionConfig
 ) -> Iterator[Case]:
     """What is asked for beside the cases of one frame.
 
@@ -55,13 +56,13 @@ def variants(
         points: numbers of returns; drawn from the case that shows most.
         outliers: share of wrong returns in each case; 0 makes none.
         camera: of the frame.
-        margin: as ``projection.cull_margin``.
+        projection: what the camera can see.
     """
     most = max(found, key=lambda case: len(case.shown))
     taken = {case.input for case in found}
     for count in points:
         if f"{count}pt" not in taken:
-            yield few_points(most, count, camera, margin)
+            yield few_points(most, count, camera, projection)
     if outliers > 0:
         for case in found:
             yield with_outliers(case, outliers)

@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import ProjectedReturns, project_points, rasterize_nearest
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
 
@@ -70,7 +69,7 @@ def _scan_surface(xyz: FloatArray, ring: AnyArray, camera: CameraModel) -> Float
     down, across = np.meshgrid(np.linspace(0, 1, _UPSAMPLE[0]), np.linspace(0, 1, _UPSAMPLE[1]), indexing="ij")
     weights = np.stack([(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across])
     patch = np.einsum("kuv,knc->nuvc", weights.astype(np.float32), corners, optimize=True).reshape(-1, 3)
-    dense = project_points(CameraPoints(patch, None, np.zeros(len(patch), np.uint8)), camera, ProjectionConfig(False))
+    dense = project_points(CameraPoints(patch, None, np.zeros(len(patch), np.uint8)), camera)
     rows, cols = dense.pixels()
     return rasterize_nearest(rows, cols, dense.z, (camera.height, camera.width))
 
