@@ -15,7 +15,7 @@ from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import MessageError, TransformError
 
-SAMPLES = 8
+_SAMPLES = 8
 _NEVER = 2**63
 
 
@@ -83,7 +83,7 @@ class Samples:
         self._offsets_ns = {name: round(offset * 1e9) for name, offset in zip(lidars, offsets, strict=False)}
         self._length = max(recording.end_ns - recording.start_ns, 1)
         start = recording.start_ns
-        self._due = iter([start + self._length * (2 * k + 1) // (2 * SAMPLES) for k in range(SAMPLES)])
+        self._due = iter([start + self._length * (2 * k + 1) // (2 * _SAMPLES) for k in range(_SAMPLES)])
         self._next_image = next(self._due)
         # The last message of each LiDAR, because it may be nearer to the next image than the one that follows.
         self._latest: Dict[str, Tuple[int, Any]] = {}
@@ -96,7 +96,7 @@ class Samples:
             self._take_ahead(message)
         for message in self._recording.messages(self._roles):
             if progress is not None:
-                progress(min(max((message.log_ns - self._recording.start_ns) / self._length, 0.0), 1.0))
+                progress(self._recording.part_before(message.log_ns))
             try:
                 self._take(message, message.decode())
             except MessageError as error:
@@ -186,7 +186,7 @@ class Samples:
             if topic not in each.nearest
             or abs(stamp - each.stamp_ns) < abs(each.nearest[topic].stamp_ns - each.stamp_ns)
         ]
-        due = len(taken) < SAMPLES and log_ns >= self._recording.start_ns + self._length * len(taken) // SAMPLES
+        due = len(taken) < _SAMPLES and log_ns >= self._recording.start_ns + self._length * len(taken) // _SAMPLES
         if not wanted and not due:
             return
         sweep = self._sweep(topic, decoded)

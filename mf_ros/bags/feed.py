@@ -65,7 +65,6 @@ def feed(
         progress: called with the part done, in [0, 1].
     """
     _look_ahead(pipeline, recording, topics)
-    span_ns = max(recording.end_ns - recording.start_ns, 1)
     names = (topics.image, topics.camera_info, *topics.points, *topics.tf, *topics.tf_static)
     for message in recording.messages(dict.fromkeys(names)):
         _dispatch(pipeline, message, topics, on_message)
@@ -76,7 +75,7 @@ def feed(
         if stopped():
             return
         if progress is not None:
-            progress(min(max((message.log_ns - recording.start_ns) / span_ns, 0.0), 1.0))
+            progress(recording.part_before(message.log_ns))
     for frame_set in pipeline.ready(flush=True):
         if stopped():
             return

@@ -133,6 +133,10 @@ class Recording:
         """Time between the first and the last message, seconds."""
         return (self.end_ns - self.start_ns) / 1e9
 
+    def part_before(self, log_ns: int) -> float:
+        """Part of the recording that was logged before a time, in [0, 1], for progress."""
+        return min(max((log_ns - self.start_ns) / max(self.end_ns - self.start_ns, 1), 0.0), 1.0)
+
     @property
     def damage(self) -> Optional[str]:
         """What is wrong with the files and how much could be read, in one sentence; None when nothing is known.
