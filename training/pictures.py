@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence
 
 import numpy as np
@@ -81,8 +81,8 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
         Cell("true depth", depth_picture(scene.depth)),
         Cell("LiDAR shown", _returns_on(image, sparse, scene.depth), note=_sweep_text(scene, sparse)),
         _depth_cell("image + LiDAR to depth", made_of(lidar, 1), scene, made),
-        _depth_cell("LiDAR to depth", made_of(_without_image(lidar), 1), scene, made),
-        _depth_cell("image to depth", made_of(_with_image(nothing, given), 1), scene),
+        _depth_cell("LiDAR to depth", made_of(replace(lidar, image=None), 1), scene, made),
+        _depth_cell("image to depth", made_of(replace(nothing, image=given), 1), scene),
         Cell(f"depth to image, {steps} steps", _picture(made_of(truth, steps).image)),
         Cell(f"joint image, {steps} steps", _picture(both.image), note="from noise"),
         Cell(f"joint depth, {steps} steps", depth_picture(joint), note="from noise: nothing to compare with"),
@@ -129,14 +129,6 @@ def _as_known(depth: FloatArray) -> tuple[Known, float]:
 def _nothing_of(shape: Sequence[int]) -> Known:
     zeros = torch.zeros(1, 1, *shape)
     return Known(None, zeros, zeros + 1, zeros)
-
-
-def _with_image(known: Known, image: Tensor) -> Known:
-    return Known(image, known.depth, known.level, known.prior)
-
-
-def _without_image(known: Known) -> Known:
-    return Known(None, known.depth, known.level, known.prior)
 
 
 def _plane(values: FloatArray) -> Tensor:

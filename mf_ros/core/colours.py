@@ -1,4 +1,4 @@
-"""Depth as colours, the same in every picture that people look at."""
+"""Depth as colours on one fixed scale, so that pictures of different recordings can be compared."""
 
 from __future__ import annotations
 
