@@ -203,10 +203,11 @@ def export_network(
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         write_graph(network.eval(), part / GRAPH, opset)
-        bundle = load_bundle(str(part))
-        write_reference(bundle)
-        difference = compare(bundle)
-        self_test(bundle, OnnxBackend(bundle, EngineConfig(device="cpu")))
+        bundle, on_cpu = load_bundle(str(part)), EngineConfig(device="cpu")
+        in_torch, graph = TorchBackend(bundle, on_cpu), OnnxBackend(bundle, on_cpu)
+        write_reference(bundle, in_torch)
+        difference = compare(graph, in_torch)
+        self_test(bundle, graph)
         parameters = sum(each.numel() for each in network.parameters())
         card = model_card(out.name, bundle, parameters, opset, metrics or {}, training or {})
         (part / CARD).write_text(card, encoding="utf-8")
@@ -262,26 +263,24 @@ def reference_input() -> Tuple[ByteArray, FloatArray]:
     return np.clip(image, 0, 255).astype(np.uint8), np.where(lines, depth, 0.0).astype(np.float32)
 
 
-def write_reference(bundle: Bundle) -> None:
+def write_reference(bundle: Bundle, in_torch: TorchBackend) -> None:
     """Store a frame and what torch makes of it, for the self-test of every engine."""
     image, sparse = reference_input()
-    done = complete(bundle, TorchBackend(bundle, EngineConfig(device="cpu")), image, condition(sparse))
+    done = complete(bundle, in_torch, image, condition(sparse))
     depth = to_depth(done.log_ratio, done.conditioning.scale)
     np.savez_compressed(bundle.folder / REFERENCE, image=image, sparse=sparse, depth=depth, log_scale=done.log_scale)
 
 
-def compare(bundle: Bundle) -> float:
+def compare(graph: OnnxBackend, in_torch: TorchBackend) -> float:
     """The largest relative difference of depth between the graph in onnxruntime and torch, at sizes not traced.
 
     Raises:
         ModelError: it is more than ``TOLERANCE``.
     """
-    config = EngineConfig(device="cpu")
-    graph, network = OnnxBackend(bundle, config), TorchBackend(bundle, config)
     worst = 0.0
     for size in _CHECKED_SIZES:
         inputs = random_input(*size)
-        found, wanted = graph.step(inputs), network.step(inputs)
+        found, wanted = graph.step(inputs), in_torch.step(inputs)
         worst = max(worst, float(np.max(np.abs(np.expm1(found.depth - wanted.depth)))))
     if not worst <= TOLERANCE:
         raise ModelError(
