@@ -46,7 +46,7 @@ class SampleConfig:
     """Share of samples in which up to 10% of the returns are wrong."""
     ghosts: float = 0.3
     """Share of samples that keep returns from nowhere, nearer than anything around; robots' drivers filter most."""
-    cull_margin: float = 0.08
+    cull_margin: float = ProjectionConfig.cull_margin
     """As ``projection.cull_margin`` on the robot."""
     photometric: bool = True
     """Vary brightness, contrast, colour and noise of the image."""
@@ -106,12 +106,12 @@ def make_sample(
     mirrored = bool(rng.random() < 0.5)
     size = (scene.depth.shape[0], scene.depth.shape[1])
     returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.K, size, mirrored)
+    truth = scene.depth[:, ::-1] if mirrored else scene.depth
     if rng.random() >= config.ghosts:
-        returns = _without_ghosts(returns, scene.depth[:, ::-1] if mirrored else scene.depth)
+        returns = _without_ghosts(returns, truth)
     if rng.random() < config.outliers:
         returns = _with_outliers(returns, rng)
     returns = _with_shown(returns, rng, size, config)
-    truth = scene.depth[:, ::-1] if mirrored else scene.depth
     if truth.any():
         weight = _as_measured(returns, truth, size, config.cull_margin)
     else:
