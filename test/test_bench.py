@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from mf_ros.bench import core
-from mf_ros.bench.street import COLUMNS, HEIGHT, RINGS, WIDTH, make_street
+from mf_ros.bench.street import COLUMNS, HEIGHT, RINGS, WIDTH, cropped, make_street
 from mf_ros.bench.timing import machine, measure
 from mf_ros.cli.main import main
-from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.config import EngineConfig, ProjectionConfig
 from mf_ros.core.projection import project_points
+from mf_ros.core.types import DepthEstimate
+from mf_ros.engine import DepthEngine
+from mf_ros.engine.classical import ClassicalEngine
+from mf_ros.errors import ConfigError, ModelError
 
 
 def test_warm_up_is_not_timed() -> None:
@@ -71,12 +75,58 @@ def test_the_streets_lidar_agrees_with_its_true_depth_but_for_what_is_hidden() -
     assert (hidden & ~returns.visible).sum() > 0.75 * hidden.sum()
 
 
+def test_a_crop_of_the_street_is_its_lower_middle_with_the_same_points_on_it() -> None:
+    whole = make_street()
+    part = cropped(whole, 1216, 352)
+    assert (part.camera.width, part.camera.height) == (1216, 352)
+    assert part.image.shape == (352, 1216, 3)
+    np.testing.assert_array_equal(part.depth, whole.depth[-352:, 13:-13])
+    point = np.array([[1.0, 0.5, 10.0]])
+    np.testing.assert_allclose(part.camera.project(point), whole.camera.project(point) - [13, 23])
+
+
+@pytest.mark.parametrize("size", [(1243, 375), (1242, 376), (0, 10)])
+def test_a_crop_larger_than_the_street_or_empty_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=r"There is no crop of .*: the street is 1242x375 pixels"):
+        cropped(make_street(), *size)
+
+
+def test_the_shipped_network_completes_the_same_frame() -> None:
+    pytest.importorskip("onnxruntime")
+    street = cropped(make_street(), 320, 192)
+    parts = core._parts(street, "classical", 1)
+    made = {name: parts[name]() for name in ("classical", core.NETWORK)}
+    for estimate in made.values():
+        assert isinstance(estimate, DepthEstimate) and estimate.depth.shape == (192, 320) and estimate.metric
+    assert made[core.NETWORK].engine == "mf-nano"
+
+
+def test_a_network_that_cannot_run_is_left_out_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(config: EngineConfig) -> DepthEngine:
+        if config.name == "classical":
+            return ClassicalEngine()
+        raise ModelError("There is no network.")
+
+    monkeypatch.setattr(core, "make_engine", refuse)
+    parts = core._parts(cropped(make_street(), 64, 64), "classical", 1)
+    assert core.NETWORK not in parts and "classical" in parts
+    assert "The network is not timed: There is no network." in caplog.text
+
+
 def test_ratios_are_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def parts(street: object, engine: str) -> dict[str, Callable[[], object]]:
+    def parts(street: object, engine: str, threads: int) -> dict[str, Callable[[], object]]:
         def work(seconds: float) -> Callable[[], object]:
             return lambda: time.sleep(seconds)
 
-        return {"projection": work(0.0), engine: work(0.01), "linear": work(0.03), "ip_basic": work(0.01)}
+        return {
+            "projection": work(0.0),
+            engine: work(0.01),
+            "network": work(0.02),
+            "linear": work(0.03),
+            "ip_basic": work(0.01),
+        }
 
     monkeypatch.setattr(core, "_parts", parts)
     threads = cv2.getNumThreads()
@@ -88,5 +138,6 @@ def test_ratios_are_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert ratio["classical"] == 1.0
     # Sleeps of 30 ms against 10 ms, with room for a busy machine.
     assert 1.5 < ratio["linear"] < 6.0
+    assert 1.0 < ratio["network"] < 4.0
     assert told["threads"] == 1
     assert told["machine"]["cpu"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.types import ByteArray, CameraPoints, FloatArray
+from mf_ros.errors import ConfigError
 from mf_ros.simulate.geometry import Cone, Ground, Solid, box, cast_rays, tile_order
 
 WIDTH, HEIGHT = 1242, 375
@@ -26,9 +27,9 @@ class Street:
     """What the benchmarks work on.
 
     Attributes:
-        camera: 1242 x 375 pinhole camera.
-        image: (375, 1242, 3) uint8 RGB.
-        depth: (375, 1242) float32 metres, true depth of every pixel.
+        camera: pinhole camera, 1242 x 375 unless cropped.
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W) float32 metres, true depth of every pixel.
         points: all returns of the sweep in the optical frame, with rings.
     """
 
@@ -78,6 +79,25 @@ def make_street(seed: int = 0) -> Street:
         image.reshape(HEIGHT, WIDTH, 3),
         depth.reshape(HEIGHT, WIDTH),
         CameraPoints(points, ring, np.zeros(len(points), np.uint8)),
+    )
+
+
+def cropped(street: Street, width: int, height: int) -> Street:
+    """The lower middle of the image, as KITTI's depth completion crops its images, with the same sweep.
+
+    Raises:
+        ConfigError: the image is smaller than that, or nothing would be left of it.
+    """
+    left, top = (street.camera.width - width) // 2, street.camera.height - height
+    if left < 0 or top < 0 or min(width, height) < 1:
+        raise ConfigError(
+            f"There is no crop of {width}x{height}: the street is {street.camera.width}x{street.camera.height} pixels."
+        )
+    shift = np.array([[0, 0, left], [0, 0, top], [0, 0, 0]])
+    camera = make_camera(width, height, street.camera.K - shift, [], "")
+    kept = np.s_[top : top + height, left : left + width]
+    return Street(
+        camera, np.ascontiguousarray(street.image[kept]), np.ascontiguousarray(street.depth[kept]), street.points
     )
 
 

@@ -14,22 +14,25 @@ from mf_ros.cli.options import OK, Options, print_json, progress
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 WHAT = {
-    "projection": "projection + culling of a 64-ring sweep (120k points) into 1242x375",
-    "cloud": "packing of a 1242x375 organized coloured cloud",
-    "linear": "baseline: linear over the Delaunay triangles, 1242x375",
-    "ip_basic": "baseline: IP-Basic, 1242x375",
+    "projection": "projection + culling of a 64-ring sweep (120k points) into {size}",
+    "cloud": "packing of a {size} organized coloured cloud",
+    "network": "the shipped network in onnxruntime on the CPU, same frame and input",
+    "linear": "baseline: linear over the Delaunay triangles, {size}",
+    "ip_basic": "baseline: IP-Basic, {size}",
 }
 
 
 @dataclass(kw_only=True)
 class Bench(Options):
-    """Measure how fast the parts run on one core of this machine, on a simulated street.
+    """Measure how fast the parts run on one core of this machine, or on more, on a simulated street.
 
-    Every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine and the
-    baselines, which complete the same frame, the ratio to the engine. Run it on an otherwise idle machine.
+    Every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine, the
+    shipped network and the baselines, which complete the same frame, the ratio to the engine. Run it on an otherwise
+    idle machine.
 
     Examples:
         mf-ros bench core
+        mf-ros bench core --threads 2 --width 1216 --height 352
         mf-ros bench core --json > bench.json
     """
 
@@ -39,18 +42,31 @@ class Bench(Options):
     """Engine to time beside the baselines."""
     repeats: int = 50
     """Timed calls of each part; a slow part is repeated less often."""
+    threads: int = 1
+    """Threads of OpenCV, of linear algebra and of networks."""
+    width: int = 1242
+    """Width of the image, pixels; less than 1242 crops it."""
+    height: int = 375
+    """Height of the image, pixels; less than 375 crops it."""
 
     def run(self) -> int:
         """Run the benchmarks and print them."""
+        threads = max(self.threads, 1)
         for name in _THREAD_VARIABLES:
-            os.environ.setdefault(name, "1")
-        from mf_ros.bench.core import COMPARED_BASELINES, bench_core
+            os.environ.setdefault(name, str(threads))
+        from mf_ros.bench.core import COMPARED_BASELINES, NETWORK, bench_core
         from mf_ros.bench.timing import machine
 
         with progress("timing") as advance:
-            timings = bench_core(self.engine, repeats=max(self.repeats, 1), progress=advance)
+            timings = bench_core(
+                self.engine,
+                size=(self.width, self.height),
+                threads=threads,
+                repeats=max(self.repeats, 1),
+                progress=advance,
+            )
         median = {timing.name: timing.median_ms for timing in timings}
-        completing = (self.engine, *COMPARED_BASELINES)
+        completing = (self.engine, NETWORK, *COMPARED_BASELINES)
         rows = [
             {
                 "name": timing.name,
@@ -62,13 +78,15 @@ class Bench(Options):
             for timing in timings
         ]
         if self.json:
-            print_json({"machine": machine(), "threads": 1, "engine": self.engine, "timings": rows})
+            size = [self.width, self.height]
+            print_json({"machine": machine(), "threads": threads, "size": size, "engine": self.engine, "timings": rows})
             return OK
-        print("  ".join(f"{key} {value}" for key, value in machine().items()))
+        print("  ".join(f"{key} {value}" for key, value in {**machine(), "threads": threads}.items()))
         print(f"{'median':>9} {'p95':>9} {'repeats':>8} {'ratio':>6}")
         for row in rows:
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
             name = str(row["name"])
-            what = WHAT.get(name, f"engine {name} per 1242x375 frame, input of 32 rings")
+            what = WHAT.get(name, f"engine {name} per {{size}} frame, input of 32 rings")
+            what = what.format(size=f"{self.width}x{self.height}")
             print(f"{row['median_ms']:6.1f} ms {row['p95_ms']:6.1f} ms {row['repeats']:8} {ratio:>6}  {name}: {what}")
         return OK
