@@ -86,7 +86,7 @@ def stamps(messages: list[tuple[int, Any]]) -> list[int]:
 def test_every_image_becomes_depth_with_its_own_stamp_frame_and_log_time(tmp_path):
     run(record(tmp_path / "in.mcap"), tmp_path / "out")
     written = read(tmp_path / "out" / "out.mcap")
-    for topic in ("/depth/image", "/depth/confidence", "/depth/camera_info", "/points", "/sparse_depth/image"):
+    for topic in ("/depth/image", "/depth/confidence", "/depth/camera_info", "/depth/points", "/sparse_depth/image"):
         assert stamps(written[topic]) == [stamp(number) for number in range(6)], topic
         assert {message.header.frame_id for _, message in written[topic]} == {CAMERA_FRAME}
         assert [log_ns for log_ns, _ in written[topic]] == [stamp(number) + LATENCY_NS for number in range(6)]
@@ -97,7 +97,7 @@ def test_every_image_becomes_depth_with_its_own_stamp_frame_and_log_time(tmp_pat
 
 def test_the_cloud_is_organized_and_where_the_wall_is(tmp_path):
     run(record(tmp_path / "in.mcap", frames=1), tmp_path / "out")
-    message = read(tmp_path / "out" / "out.mcap")["/points"][0][1]
+    message = read(tmp_path / "out" / "out.mcap")["/depth/points"][0][1]
     assert (message.height, message.width, message.point_step, message.is_dense) == (48, 64, 16, False)
     assert [field.name for field in message.fields] == ["x", "y", "z", "rgb"]
     points = message.data.view(np.float32).reshape(48, 64, 4)
@@ -124,7 +124,7 @@ def test_the_summary_says_what_happened(tmp_path):
     assert summary["engine"] == "median"
     assert summary["topics"]["image"] == IMAGE and summary["topics"]["points"] == [POINTS]
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p95"]
-    assert {"decode_image", "project", "estimate", "cloud", "write"} <= set(summary["latency_ms"]["stages"])
+    assert {"decode_image", "project", "estimate", "messages", "write"} <= set(summary["latency_ms"]["stages"])
     assert summary["messages_written"]["/depth/image"] == 6
     assert summary["config"]["sync"]["max_wait_s"] == Config().sync.max_wait_s
     assert report.summary["frames_out"] == 6
@@ -171,7 +171,7 @@ def test_settings_shape_the_output(tmp_path):
     config = Config(output=OutputConfig(encoding="16UC1", scale=0.5), cloud=CloudConfig(voxel_m=0.5))
     run(record(tmp_path / "in.mcap", frames=1), tmp_path / "out", config=config)
     written = read(tmp_path / "out" / "out.mcap")
-    depth, info, points = (written[topic][0][1] for topic in ("/depth/image", "/depth/camera_info", "/points"))
+    depth, info, points = (written[topic][0][1] for topic in ("/depth/image", "/depth/camera_info", "/depth/points"))
     assert (depth.encoding, depth.height, depth.width) == ("16UC1", 24, 32)
     assert set(depth.data.view(np.uint16)) == {round(WALL_M * 1000)}
     assert (info.width, info.height) == (32, 24)
@@ -279,13 +279,15 @@ def test_the_queue_follows_the_rate_and_is_bounded_by_memory(tmp_path, monkeypat
 
 
 def test_depth_that_cannot_be_written_is_counted_and_the_rest_goes_on(tmp_path, monkeypatch):
-    write_depth = McapWriter.write_depth
+    write_raw = McapWriter.write_raw
 
-    def write(self: McapWriter, topic: str, depth: Any, stamp_ns: int, *args: Any, **options: Any) -> None:
+    def write(self: McapWriter, topic: str, message: Any, *args: Any, **options: Any) -> None:
         # A camera whose clock jumps to the year 2106, which a stamp of ROS 2 cannot hold.
-        write_depth(self, topic, depth, stamp_ns + 2**32 * 10**9 * (stamp_ns == stamp(2)), *args, **options)
+        if topic == "/depth/image" and message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == stamp(2):
+            message.header.stamp.sec += 2**32
+        write_raw(self, topic, message, *args, **options)
 
-    monkeypatch.setattr(McapWriter, "write_depth", write)
+    monkeypatch.setattr(McapWriter, "write_raw", write)
     summary = run(record(tmp_path / "in.mcap"), tmp_path / "out").summary
     assert (summary["frames_in"], summary["frames_out"], summary["dropped"]) == (6, 5, {"not_written": 1})
     assert "/depth/image" in summary["dropped_messages"]["not_written"]

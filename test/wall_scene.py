@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
-from mf_ros.bags.build import MessageBuilder
 from mf_ros.core.camera import CameraModel, make_camera
+from mf_ros.core.message_builder import MessageBuilder
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import DepthEstimate, LidarSweep
 from mf_ros.errors import MfRosError
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
-BUILD = MessageBuilder(STORE)
+BUILD = MessageBuilder(STORE.types)
 
 START_NS = 1_700_000_000_123_456_789
 FRAME_NS = 100_000_000

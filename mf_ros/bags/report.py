@@ -339,12 +339,11 @@ def _deskewed(summary: Mapping[str, Any], lidars: Sequence[Mapping[str, Any]]) -
 
 def _changed_settings(summary: Mapping[str, Any]) -> List[Tuple[str, str, str]]:
     """Name, value and default of the settings that are not at their default."""
-    known = settings()
-    return [
-        (key, value, str(known[key].default))
-        for key, value in _all_settings(summary)
-        if key in known and value != str(known[key].default) and value != str(list(np.atleast_1d(known[key].default)))
-    ]
+    defaults = {
+        key: str(list(each.default) if isinstance(each.default, tuple) else each.default)
+        for key, each in settings().items()
+    }
+    return [(key, value, defaults[key]) for key, value in _all_settings(summary) if value != defaults.get(key, value)]
 
 
 def _all_settings(summary: Mapping[str, Any]) -> List[Tuple[str, str]]:

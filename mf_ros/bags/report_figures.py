@@ -42,9 +42,7 @@ def figures_of(sample: Sample, scales: pictures.Scales, cloud: CloudConfig, samp
         figures.append(Figure("Confidence", confidence, pictures.confidence_legend(), note))
     views = pictures.cloud_views(sample, scales, cloud)
     if views is not None:
-        left_out = (
-            f"As in /points; the filters of cloud.* leave out {100.0 * views.left_out:.0f}% of the pixels with depth."
-        )
+        left_out = f"As in /depth/points; cloud.* leaves out {100.0 * views.left_out:.0f}% of the pixels with depth."
         grid = (
             f"Camera at the left edge, forward to the right; grid {pictures.grid_step(scales.view_m):g} m; LiDAR cyan."
         )

@@ -29,6 +29,7 @@ ADVICE: Mapping[str, str] = {
     reasons.QUEUE_FULL: "Raise sync.queue_size, and check that the LiDAR did not stop.",
     reasons.TIME_JUMP: "Record without looping, and give all machines one clock (chrony, PTP).",
     reasons.BAD_STAMP: "Look at the camera driver: it sets the stamps of these images wrongly.",
+    reasons.UNHEARD: "Only the live node does this: subscribe to one of its outputs.",
     reasons.INTERRUPTED: "Run the command again and let it finish; what was done until then is right.",
     reasons.PARTIAL_LIDAR: "Check the rate and the clock of each LiDAR with mf-ros check.",
     reasons.NOT_DESKEWED: "Record /tf of a world-fixed frame and name it in lidar.fixed_frame.",
@@ -49,7 +50,7 @@ STAGES: Mapping[str, str] = {
     "to_camera": "transform and motion compensation",
     "project": "project, remove hidden and lonely returns",
     "estimate": "engine: sparse to dense depth",
-    "cloud": "coloured cloud (not in total)",
+    "messages": "cloud and other messages (not in total)",
     "write": "writing out.mcap (not in total)",
 }
 """What each stage of the latency does."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Tuple, Type, Union
 
-from mf_ros.bags.build import Message, MessageBuilder
 from mf_ros.bags.definitions import distro_typestore
 from mf_ros.bags.rosbag2_records import METADATA_RECORD, bag_metadata, qos_profile
 from mf_ros.bags.source import DAMAGED_DATA
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.encoding import encode_depth
+from mf_ros.core.message_builder import Message, MessageBuilder
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import AnyArray, LidarSweep
 from mf_ros.errors import BagError, MessageError, require_package
@@ -38,6 +38,9 @@ class McapWriter:
         path: the file to write; its directory is made.
         ros_distro: ROS 2 distribution whose definitions are written into the file.
 
+    Attributes:
+        builder: makes messages of the distribution, for ``write_message``.
+
     Raises:
         BagError: the file cannot be written, or the distribution is unknown or not ROS 2.
         MessageError: by the write methods, when an array does not fit the message.
@@ -49,7 +52,7 @@ class McapWriter:
         self._distro = ros_distro.strip().lower()
         if "seq" in dict(self._store.fielddefs["std_msgs/msg/Header"][1]):
             raise BagError(f"{ros_distro} is ROS 1: MCAP files are written for ROS 2, for example jazzy.")
-        self._build = MessageBuilder(self._store)
+        self.builder = MessageBuilder(self._store.types)
         self._channels: Dict[str, Tuple[int, str]] = {}
         self._schemas: Dict[str, int] = {}
         self._counts: Dict[str, int] = {}
@@ -128,7 +131,7 @@ class McapWriter:
         Raises:
             MessageError: the array's shape or type has no encoding, or not the named one.
         """
-        message = self._build.image(image, stamp_ns, frame_id, encoding)
+        message = self.builder.image(image, stamp_ns, frame_id, encoding)
         self._write(topic, message, stamp_ns if log_ns is None else log_ns)
 
     def write_compressed_image(
@@ -142,7 +145,7 @@ class McapWriter:
         log_ns: Optional[int] = None,
     ) -> None:
         """Write a sensor_msgs/CompressedImage from the bytes of a JPEG or PNG file."""
-        message = self._build.compressed_image(data, stamp_ns, frame_id, image_format)
+        message = self.builder.compressed_image(data, stamp_ns, frame_id, image_format)
         self._write(topic, message, stamp_ns if log_ns is None else log_ns)
 
     def write_depth(
@@ -168,7 +171,7 @@ class McapWriter:
         self, topic: str, camera: CameraModel, stamp_ns: int, frame_id: str, *, log_ns: Optional[int] = None
     ) -> None:
         """Write a sensor_msgs/CameraInfo whose P is K without a baseline."""
-        message = self._build.camera_info(camera, stamp_ns, frame_id)
+        message = self.builder.camera_info(camera, stamp_ns, frame_id)
         self._write(topic, message, stamp_ns if log_ns is None else log_ns)
 
     def write_cloud(
@@ -183,7 +186,7 @@ class McapWriter:
         Raises:
             MessageError: another shape or type.
         """
-        message = self._build.colour_cloud(packed, stamp_ns, frame_id)
+        message = self.builder.colour_cloud(packed, stamp_ns, frame_id)
         self._write(topic, message, stamp_ns if log_ns is None else log_ns)
 
     def write_points(self, topic: str, sweep: LidarSweep, *, log_ns: Optional[int] = None) -> None:
@@ -192,7 +195,7 @@ class McapWriter:
         Fields x, y, z (float32, metres), and those the sweep has of intensity (float32), ring (uint16) and time
         (float32, seconds after the stamp).
         """
-        self._write(topic, self._build.sweep(sweep), sweep.stamp_ns if log_ns is None else log_ns)
+        self._write(topic, self.builder.sweep(sweep), sweep.stamp_ns if log_ns is None else log_ns)
 
     def write_tf(
         self,
@@ -207,7 +210,7 @@ class McapWriter:
         Raises:
             MessageError: there is no transform.
         """
-        message = self._build.transforms(transforms)
+        message = self.builder.transforms(transforms)
         latest = max(transform.stamp_ns for transform in transforms)
         name = topic or ("/tf_static" if static else "/tf")
         self._write(name, message, latest if log_ns is None else log_ns)
@@ -224,7 +227,7 @@ class McapWriter:
         Raises:
             MessageError: the twist does not hold 6 numbers.
         """
-        self._write(topic, self._build.odometry(pose, twist), pose.stamp_ns if log_ns is None else log_ns)
+        self._write(topic, self.builder.odometry(pose, twist), pose.stamp_ns if log_ns is None else log_ns)
 
     def write_raw(self, topic: str, msg: Any, log_ns: int, *, msgtype: Optional[str] = None) -> None:
         """Write any message object of a standard ROS 2 type.

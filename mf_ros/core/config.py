@@ -105,6 +105,26 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class NodeConfig:
+    """How the live node is connected; recordings do without it."""
+
+    camera_names: Tuple[str, ...] = ()
+    """Names of several cameras, the first part of their topics' names; empty for one camera without such a part."""
+    points_topics: Tuple[str, ...] = ("points",)
+    """Topics of the LiDARs, one for each."""
+    image_transport: Literal["raw", "compressed"] = "raw"
+    """raw subscribes to image, compressed (JPEG or PNG) to image/compressed."""
+    rectified_input: bool = False
+    """The images are rectified already (image_rect), so that camera_info's P holds and its D does not."""
+    autostart: bool = True
+    """Configure and activate at the start; false leaves that to a lifecycle manager."""
+    report_period_s: float = 5.0
+    """How often missing input is looked for and said, seconds."""
+    snapshot_dir: str = "~/.ros/mf_ros"
+    """Folder that the service snapshot writes its bags into; ~ is the home folder."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides what comes out for a given input."""
 
@@ -114,3 +134,4 @@ class Config:
     cloud: CloudConfig = field(default_factory=CloudConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)

@@ -41,6 +41,7 @@ _LIMITS: Mapping[str, Tuple[float, float]] = {
     "output.scale": (0.05, 4.0),
     "engine.steps": (1, 16),
     "engine.threads": (0, 256),
+    "node.report_period_s": (0.5, 600.0),
 }
 
 # One setting must stay below another for anything to come out.

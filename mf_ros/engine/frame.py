@@ -90,6 +90,14 @@ class FrameProcessor:
         self._preparer = ImagePreparer(config.output)
         self._epoch = 0
 
+    def configure(self, config: Config) -> None:
+        """Use other settings from the next set on; those of ``output`` that decide the size must be the same."""
+        self._config = config
+
+    def use_engine(self, engine: DepthEngine) -> None:
+        """Make depth with another engine from the next set on."""
+        self._engine = engine
+
     def process(self, frame_set: FrameSet) -> DepthResult:
         """Dense depth of one set.
 

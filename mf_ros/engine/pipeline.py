@@ -129,10 +129,13 @@ class DepthPipeline:
             self._matcher.add_image(stamp, image)
             self._collect()
 
-    def on_sweep(self, sensor: int, message: Union[LidarSweep, Any]) -> None:
-        """Store a sensor_msgs/PointCloud2, or a sweep that is decoded already, of the LiDAR with that index."""
+    def on_sweep(self, sensor: int, message: Union[StoredSweep, LidarSweep, Any]) -> None:
+        """Store a sensor_msgs/PointCloud2, or a sweep that is decoded already, of the LiDAR with that index.
+
+        A ``stored_sweep`` may be given to several pipelines of the same settings, which then share its decoding.
+        """
         try:
-            sweep = StoredSweep(message, self._config.lidar, self._offsets_ns[sensor])
+            sweep = message if isinstance(message, StoredSweep) else self.stored_sweep(sensor, message)
         except MessageError as error:
             self.on_bad_message("points", error)
             return
@@ -140,6 +143,35 @@ class DepthPipeline:
             self._clocks.on_sweep(sensor, sweep.stamp_ns + self._offsets_ns[sensor])
             self._matcher.add_sweep(sensor, sweep.stamp_ns, sweep)
             self._collect()
+
+    def stored_sweep(self, sensor: int, message: Union[LidarSweep, Any]) -> StoredSweep:
+        """A sensor_msgs/PointCloud2 of the LiDAR with that index, to be decoded when it is needed.
+
+        Raises:
+            MessageError: the message has no readable stamp.
+        """
+        return StoredSweep(message, self._config.lidar, self._offsets_ns[sensor])
+
+    def configure(self, config: Config) -> None:
+        """Use other settings from the next image on; ``sync`` and what decides the output's size stay as they were.
+
+        What waits keeps the settings with which it was stored.
+        """
+        config = replace(
+            config,
+            sync=self._config.sync,
+            output=replace(config.output, scale=self._config.output.scale, rectify=self._config.output.rectify),
+        )
+        self._config = config
+        self._processor.configure(config)
+
+    def use_engine(self, engine: DepthEngine) -> None:
+        """Make depth with another engine from the next image on."""
+        self._processor.use_engine(engine)
+
+    def count_drop(self, frame_set: FrameSet, reason: str, text: str) -> None:
+        """Count a set that ``ready`` gave out and that nobody wants processed."""
+        self._drop(reason, f"Image at {frame_set.image.stamp_ns / 1e9:.3f} s: {text}")
 
     def on_transforms(
         self, transforms: Union[Iterable[StampedTransform], Any], static: bool, *, ahead: bool = False

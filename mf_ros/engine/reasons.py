@@ -32,6 +32,8 @@ TIME_JUMP = "time_jump"
 """Time jumped backward while the image waited, or the image came too late from before the jump."""
 BAD_STAMP = "bad_stamp"
 """The image's stamp was far off, and the next image was in sequence again."""
+UNHEARD = "unheard"
+"""Nobody subscribes to what would be made of the image."""
 INTERRUPTED = "interrupted"
 """The run was stopped while the image waited."""
 

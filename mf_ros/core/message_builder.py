@@ -1,8 +1,8 @@
-"""ROS 2 message objects out of arrays, for the serialiser of rosbags."""
+"""ROS 2 message objects out of arrays, of the message classes of rclpy or of rosbags, which have the same fields."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,14 +30,19 @@ class MessageBuilder:
     """Makes the messages that results consist of.
 
     Args:
-        store: rosbags typestore of a ROS 2 distribution.
+        types: message classes by type name such as ``sensor_msgs/msg/Image``, made with their fields as keywords.
+        sequence: what a field of many numbers is given for a contiguous array of one dimension: the array itself for
+            rosbags, an ``array.array`` for rclpy, which looks at each element of anything else.
     """
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(
+        self, types: Mapping[str, Callable[..., Any]], sequence: Callable[[AnyArray], Any] = np.asarray
+    ) -> None:
+        self._types = types
+        self._sequence = sequence
 
     def image(self, image: AnyArray, stamp_ns: int, frame_id: str, encoding: Optional[str]) -> Message:
-        """sensor_msgs/Image of an array; see `McapWriter.write_image`."""
+        """sensor_msgs/Image of an array; see ``McapWriter.write_image``."""
         image = np.asarray(image)
         channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
         known = _ENCODINGS.get((image.dtype.newbyteorder("=").name, channels), ())
@@ -53,7 +58,7 @@ class MessageBuilder:
             encoding=encoding or known[0],
             is_bigendian=0,
             step=width * channels * image.dtype.itemsize,
-            data=_bytes_of(image),
+            data=self._sequence(_bytes_of(image)),
         )
 
     def compressed_image(self, data: bytes, stamp_ns: int, frame_id: str, image_format: str) -> Message:
@@ -62,7 +67,7 @@ class MessageBuilder:
             "sensor_msgs/msg/CompressedImage",
             header=self._header(stamp_ns, frame_id),
             format=image_format,
-            data=np.frombuffer(data, np.uint8),
+            data=self._sequence(np.frombuffer(data, np.uint8)),
         )
 
     def camera_info(self, camera: CameraModel, stamp_ns: int, frame_id: str) -> Message:
@@ -76,7 +81,7 @@ class MessageBuilder:
             height=camera.height,
             width=camera.width,
             distortion_model=camera.distortion_model or "plumb_bob",
-            d=np.array(camera.D, np.float64).reshape(-1),
+            d=self._sequence(np.array(camera.D, np.float64).reshape(-1)),
             k=np.array(camera.K, np.float64).reshape(9),
             r=np.array(camera.R, np.float64).reshape(9),
             p=P.reshape(12),
@@ -86,7 +91,7 @@ class MessageBuilder:
         )
 
     def colour_cloud(self, packed: AnyArray, stamp_ns: int, frame_id: str) -> Message:
-        """sensor_msgs/PointCloud2 of (H, W, 4) or (N, 4) float32 x, y, z, rgb; see `McapWriter.write_cloud`."""
+        """sensor_msgs/PointCloud2 of (H, W, 4) or (N, 4) float32 x, y, z, rgb; see ``McapWriter.write_cloud``."""
         packed = np.asarray(packed)
         if packed.dtype != np.float32 or packed.ndim not in (2, 3) or packed.shape[-1] != 4:
             raise MessageError(f"A cloud is (H, W, 4) or (N, 4) float32, not {packed.shape} {packed.dtype}.")
@@ -95,7 +100,7 @@ class MessageBuilder:
         return self._cloud(packed, size, POINT_STEP, fields, self._header(stamp_ns, frame_id), dense=False)
 
     def sweep(self, sweep: LidarSweep) -> Message:
-        """sensor_msgs/PointCloud2 of a LiDAR sweep in Velodyne's layout; see `McapWriter.write_points`."""
+        """sensor_msgs/PointCloud2 of a LiDAR sweep in Velodyne's layout; see ``McapWriter.write_points``."""
         columns: List[Tuple[str, str, int, AnyArray]] = [
             (name, "<f4", _FLOAT32, sweep.points[:, index]) for index, name in enumerate("xyz")
         ]
@@ -136,7 +141,7 @@ class MessageBuilder:
         return "tf2_msgs/msg/TFMessage", self._make("tf2_msgs/msg/TFMessage", transforms=stamped)
 
     def odometry(self, pose: StampedTransform, twist: Optional[AnyArray]) -> Message:
-        """nav_msgs/Odometry of a pose and a twist, with zero (unknown) covariances; see `McapWriter.write_odometry`."""
+        """nav_msgs/Odometry of a pose and a twist, with zero (unknown) covariances; see ``McapWriter.write_odometry``."""
         velocity = np.zeros(6) if twist is None else np.asarray(twist, np.float64).reshape(-1)
         if velocity.shape != (6,):
             raise MessageError(f"A twist is 6 numbers, linear and angular velocity, not {velocity.size}.")
@@ -159,7 +164,7 @@ class MessageBuilder:
         )
 
     def _make(self, msgtype: str, **fields: Any) -> Any:
-        return self._store.types[msgtype](**fields)
+        return self._types[msgtype](**fields)
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
         seconds, nanoseconds = divmod(int(stamp_ns), 10**9)
@@ -198,7 +203,7 @@ class MessageBuilder:
             is_bigendian=False,
             point_step=point_step,
             row_step=point_step * width,
-            data=_bytes_of(points),
+            data=self._sequence(_bytes_of(points)),
             is_dense=dense,
         )
 
