@@ -141,7 +141,7 @@ class MessageBuilder:
         return "tf2_msgs/msg/TFMessage", self._make("tf2_msgs/msg/TFMessage", transforms=stamped)
 
     def odometry(self, pose: StampedTransform, twist: Optional[AnyArray]) -> Message:
-        """nav_msgs/Odometry of a pose and a twist, with zero (unknown) covariances; see ``McapWriter.write_odometry``."""
+        """nav_msgs/Odometry of pose and twist, with zero (unknown) covariances; see ``McapWriter.write_odometry``."""
         velocity = np.zeros(6) if twist is None else np.asarray(twist, np.float64).reshape(-1)
         if velocity.shape != (6,):
             raise MessageError(f"A twist is 6 numbers, linear and angular velocity, not {velocity.size}.")
