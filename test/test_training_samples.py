@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -9,6 +11,7 @@ pytest.importorskip("cv2")
 
 import numpy as np
 
+from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_training.samples import Sample, SampleConfig, make_sample
 from mf_training.scenes.types import LidarScan, Scene
 
@@ -44,6 +47,19 @@ def test_returns_shown_at_a_wrong_depth_supervise_fully_with_the_right_one(dense
         assert (sample.weight[wrong] == 1).all()
         assert (sample.weight[right] < 0.2).mean() > 0.95, "some draws replace a depth by one that is almost the same"
     assert wrong_ones > 20
+
+
+def test_what_is_shown_lies_on_the_pixels_on_which_the_robot_puts_it() -> None:
+    """Returns in the outermost hundredth of a pixel among them, which rounding may push over the border."""
+    u, v = (each.reshape(-1) for each in np.meshgrid([-0.496, 1.2, 50.3, 127.496], [-0.496, 31.7, 63.496]))
+    points = np.stack([(u - 63.5) / 80 * 6, (v - 31.5) / 80 * 6, np.full(12, 6.0)], 1).astype(np.float32)
+    scene = replace(slanted_wall(dense=False), scans=(LidarScan(points, np.zeros(12, np.int16), "grid", 1),))
+    scene.image[..., 0] = 0
+    wanted = to_sparse_depth(project_points(scene.scans[0].as_points(), scene.camera()), scene.camera()).depth > 0
+    seen = np.zeros(SIZE, bool)
+    for sample in samples(scene, SIZE, SCAN_LINES, 20):
+        seen |= (sample.level == 0)[:, :: 1 if sample.image[0, 0, 0] == 0 else -1]
+    assert np.count_nonzero(wanted) == 12 and np.array_equal(seen, wanted)
 
 
 def test_windows_that_show_no_return_of_the_picture_are_drawn_again() -> None:

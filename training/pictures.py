@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mf_ros.core.camera import make_camera
 from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, condition, to_depth
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.pixels import displayed_image, network_image
 from mf_ros.core.projection import project_points, to_sparse_depth
-from mf_ros.core.types import CameraPoints, FloatArray
+from mf_ros.core.types import FloatArray
 from mf_ros.evaluation.metrics import depth_metrics, scale_to
 from mf_ros.model import ModalityForcing, Prediction
 from mf_ros.model.sampler import Known, sample
@@ -91,11 +90,8 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
 
 def _shown(scene: Scene) -> FloatArray:
     """(H, W) metres of the scene's first sweep."""
-    height, width = scene.depth.shape
-    scan = scene.scans[0]
-    camera = make_camera(width, height, scene.K.astype(np.float64), [], "plumb_bob")
-    points = CameraPoints(scan.points, scan.ring.astype(np.int32), np.zeros(len(scan.points), np.uint8))
-    return to_sparse_depth(project_points(points, camera, ProjectionConfig()), camera).depth
+    camera = scene.camera()
+    return to_sparse_depth(project_points(scene.scans[0].as_points(), camera, ProjectionConfig()), camera).depth
 
 
 def _sweep_text(scene: Scene, sparse: FloatArray) -> str:

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import torch
 
+from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import condition
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nearest
+from mf_ros.core.projection import ProjectedReturns, mark_visible, project_points, rasterize_nearest
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_training.scenes.types import LidarScan, Scene
 
 VISIBLE, HIDDEN = 1, 2
-_NEAREST_Z_M = 0.05
 _SHOWN_WEIGHT = 0.15
 _BETWEEN_WEIGHT = 0.1
 _OUTSIDE_WEIGHT = 0.03
@@ -105,7 +105,7 @@ def make_sample(
     config = config or SampleConfig()
     mirrored = bool(rng.random() < 0.5)
     size = (scene.depth.shape[0], scene.depth.shape[1])
-    returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.K, size, mirrored)
+    returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.camera(), mirrored)
     truth = scene.depth[:, ::-1] if mirrored else scene.depth
     if rng.random() >= config.ghosts:
         returns = _without_ghosts(returns, truth)
@@ -183,17 +183,12 @@ def collate(samples: Sequence[Sample]) -> Dict[str, torch.Tensor]:
     return batch
 
 
-def _projected(scan: LidarScan, K: FloatArray, shape: Tuple[int, int], mirrored: bool) -> _Returns:
-    xyz = scan.points[scan.points[:, 2] > _NEAREST_Z_M]
-    ring = scan.ring[scan.points[:, 2] > _NEAREST_Z_M]
-    u = K[0, 0] * xyz[:, 0] / xyz[:, 2] + K[0, 2]
-    v = K[1, 1] * xyz[:, 1] / xyz[:, 2] + K[1, 2]
+def _projected(scan: LidarScan, camera: CameraModel, mirrored: bool) -> _Returns:
+    returns = project_points(scan.as_points(), camera)
+    uv = returns.uv
     if mirrored:
-        u = shape[1] - 1 - u
-    inside = (u > -0.49) & (u < shape[1] - 0.51) & (v > -0.49) & (v < shape[0] - 0.51)
-    uv = np.stack([u, v], 1)[inside].astype(np.float32)
-    z = xyz[inside, 2].astype(np.float32)
-    return _Returns(uv, z, z, ring[inside], np.ones(len(z), np.bool_))
+        uv = np.stack([camera.width - 1 - uv[:, 0], uv[:, 1]], 1)
+    return _Returns(uv, returns.z, returns.z, scan.ring[returns.index], returns.visible)
 
 
 def _without_ghosts(returns: _Returns, depth: FloatArray) -> _Returns:

@@ -8,7 +8,8 @@ from typing import Dict, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from mf_ros.core.types import FloatArray
+from mf_ros.core.camera import CameraModel, make_camera
+from mf_ros.core.types import CameraPoints, FloatArray
 
 KINDS = ("street", "highway", "nature", "room", "yard", "floating")
 
@@ -26,6 +27,10 @@ class LidarScan:
     kind: str
     lines: int
 
+    def as_points(self) -> CameraPoints:
+        """The sweep in the form that ``mf_ros.core`` takes."""
+        return CameraPoints(self.points, self.ring.astype(np.int32), np.zeros(len(self.points), np.uint8))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -41,6 +46,11 @@ class Scene:
     scans: Tuple[LidarScan, ...]
     kind: str
     seed: int
+
+    def camera(self) -> CameraModel:
+        """The camera of the picture, which has no distortion."""
+        height, width = self.depth.shape
+        return make_camera(width, height, self.K.astype(np.float64), [], "plumb_bob")
 
 
 def _weights() -> Dict[str, float]:
