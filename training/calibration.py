@@ -10,9 +10,10 @@ from typing import List, Tuple
 import numpy as np
 import torch
 
-from mf_ros.core.conditioning import Conditioning, blend, restrained
+from mf_ros.core.conditioning import Conditioning
 from mf_ros.core.types import AnyArray, FloatArray
 from mf_ros.engine.bundle import Calibration, Processing
+from mf_ros.engine.network import Completion, finished
 from mf_ros.model import ModalityForcing
 from mf_training.config import TrainConfig
 from mf_training.data import Batch, DataError, heldout_batches, open_parts
@@ -26,7 +27,7 @@ _PER_SAMPLE = 2000
 _ROUNDS = 2
 
 
-def calibrate(network: ModalityForcing, config: TrainConfig) -> Calibration:
+def calibrate(network: ModalityForcing, config: TrainConfig, processing: Processing) -> Calibration:
     """Measure the correction of log b on the samples that a run holds out.
 
     Only pixels count whose truth a sensor would have measured, in samples that show returns. One scale cannot
@@ -36,6 +37,7 @@ def calibrate(network: ModalityForcing, config: TrainConfig) -> Calibration:
     Args:
         network: the weights to ship.
         config: of the run; its held-out scenes are rendered where its cache does not hold them.
+        processing: that the weights ship with.
 
     Raises:
         DataError: the run holds nothing out, or no sample can be used.
@@ -58,7 +60,7 @@ def calibrate(network: ModalityForcing, config: TrainConfig) -> Calibration:
     offset = 0.0
     # The blend with the returns weighs them by b, so its result moves a little with the correction.
     for _ in range(_ROUNDS):
-        pooled = np.concatenate([error_over_scale(one, offset) for one in found])
+        pooled = np.concatenate([error_over_scale(one, offset, processing) for one in found])
         offset += math.log(max(float(np.quantile(pooled, HALF)), 1e-6) / -math.log(1 - HALF))
     return Calibration(log_scale_offset=offset)
 
@@ -67,15 +69,12 @@ def calibrate(network: ModalityForcing, config: TrainConfig) -> Calibration:
 class Measured:
     """One held-out sample: what the network made of it, and the truth where a sensor would have measured it.
 
-    ``log_ratio`` and ``log_scale`` are (H, W) float32, ``target`` (H, W) log of true depth over the scale, ``pixels``
-    the measured ones, as rows and columns.
+    ``target`` is (H, W) float32 log of true depth over the scale, ``pixels`` the measured ones, as rows and columns.
     """
 
-    log_ratio: FloatArray
-    log_scale: FloatArray
+    done: Completion
     target: FloatArray
     pixels: Tuple[AnyArray, AnyArray]
-    conditioning: Conditioning
 
 
 @torch.inference_mode()
@@ -95,15 +94,14 @@ def completions(network: ModalityForcing, batch: Batch) -> List[Measured]:
         kept = rng.permutation(len(rows))[:_PER_SAMPLE]
         target = np.log(np.where(measured, truth, scale) / scale).astype(np.float32)
         conditioning = Conditioning(scale, one["prior"], one["depth"], one["level"], True)
-        depth, log_scale = out.depth[number, 0].numpy(), out.log_scale[number, 0].numpy()
-        found.append(Measured(depth, log_scale, target, (rows[kept], cols[kept]), conditioning))
+        done = Completion(out.depth[number, 0].numpy(), out.log_scale[number, 0].numpy(), conditioning)
+        found.append(Measured(done, target, (rows[kept], cols[kept])))
     return found
 
 
-def error_over_scale(one: Measured, offset: float) -> FloatArray:
+def error_over_scale(one: Measured, offset: float, processing: Processing) -> FloatArray:
     """|error of log depth| / b at the measured pixels, of depth as the engine hands it out."""
-    log_scale = one.log_scale + np.float32(offset)
-    made = blend(one.log_ratio, log_scale, one.conditioning)
-    made = restrained(made, one.conditioning.prior, Processing().recession, Processing().negligible)
+    log_scale = one.done.log_scale + np.float32(offset)
+    made = finished(one.done._replace(log_scale=log_scale), processing)
     ratio: FloatArray = (np.abs(made - one.target) * np.exp(-log_scale))[one.pixels]
     return ratio

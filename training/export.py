@@ -114,7 +114,7 @@ def export_run(
     calibration = None
     if calibrated:
         round_to_half(network)
-        calibration = calibrate(network, train_config_from_mapping(state["config"]))
+        calibration = calibrate(network, train_config_from_mapping(state["config"]), processing_of(network))
     return export_network(
         network,
         out,
@@ -157,6 +157,11 @@ def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
+def processing_of(network: ModalityForcing) -> Processing:
+    """How the input of a network is prepared once it is exported."""
+    return Processing(multiple=network.config.patch)
+
+
 def export_network(
     network: ModalityForcing,
     out: Path,
@@ -196,7 +201,7 @@ def export_network(
         description = {
             "format": FORMAT,
             "model": network.config.to_mapping(),
-            "processing": dataclasses.asdict(Processing(multiple=network.config.patch)),
+            "processing": dataclasses.asdict(processing_of(network)),
             "calibration": dataclasses.asdict(calibration or Calibration()),
             "training": dict(training or {}),
             "licence": licence,

@@ -14,7 +14,7 @@ from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, restrained, to_depth
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
-from mf_ros.engine.bundle import Bundle
+from mf_ros.engine.bundle import Bundle, Processing
 from mf_ros.engine.grid import enlarged, grid_step, mean_of_blocks, nearest_of_blocks
 from mf_ros.errors import MessageError, ModelError
 
@@ -114,11 +114,7 @@ class NetworkEngine:
         made = condition(shown, scale)
         made = replace(made, metric=made.metric or scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
-        log_ratio = blend(done.log_ratio, done.log_scale, made)
-        if (made.level == 0).any():
-            log_ratio = restrained(
-                log_ratio, made.prior, self._bundle.processing.recession, self._bundle.processing.negligible
-            )
+        log_ratio = finished(done, self._bundle.processing)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
         trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
         return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
@@ -172,6 +168,19 @@ def complete(bundle: Bundle, backend: Backend, image: ByteArray, made: Condition
         what = ", ".join(backend.describe().values())
         raise ModelError(f"The network computed values that are not finite ({what}): run it with engine.device cpu.")
     return Completion(log_ratio, log_scale, made)
+
+
+def finished(done: Completion, processing: Processing) -> FloatArray:
+    """Log of depth over the scale as the engine hands it out: blended with the returns, restrained where there are any.
+
+    Args:
+        done: what the network made of a frame.
+        processing: how far depth may recede beyond the prior, and which corrections of it fade out.
+    """
+    log_ratio, made = blend(done.log_ratio, done.log_scale, done.conditioning), done.conditioning
+    if (made.level == 0).any():
+        log_ratio = restrained(log_ratio, made.prior, processing.recession, processing.negligible)
+    return log_ratio
 
 
 def denoise(backend: Backend, start: StepInput, steps: int, shift: float) -> StepOutput:
