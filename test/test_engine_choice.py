@@ -176,6 +176,25 @@ def test_a_silent_fall_to_the_cpu_is_told_or_refused(
         OnnxBackend(loaded, EngineConfig(device="cuda"))
 
 
+def test_a_gpu_without_room_for_the_network_is_no_crash(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that something else has filled."""
+    import torch
+
+    def full(self: torch.nn.Module, *args: object, **kwargs: object) -> torch.nn.Module:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 MiB.")
+
+    for name in ("is_available", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ModelError, match=r"to cuda: CUDA out of memory.*engine\.device to cpu"):
+        make_engine(EngineConfig(name="torch"))
+    without(monkeypatch, "onnxruntime")
+    made, (warning,) = auto(caplog, device="auto")
+    assert made.name == "classical" and "CUDA out of memory" in warning
+
+
 def test_names_of_engines_are_checked_in_settings_too() -> None:
     assert ENGINES == ("auto", "onnx", "torch", "classical") and Config().engine.name == "auto"
     with pytest.raises(ConfigError, match=r"engine\.name is 'magic': allowed is one of 'auto', 'onnx'"):

@@ -27,7 +27,8 @@ class TorchBackend:
 
     Raises:
         MissingDependencyError: safetensors is not installed.
-        ModelError: weights are missing or damaged, do not fit the description, or there is no GPU to use.
+        ModelError: weights are missing or damaged, or do not fit the description; there is no GPU to use, or no room
+            on it.
     """
 
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
@@ -43,9 +44,15 @@ class TorchBackend:
             self._kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         if config.threads:
             torch.set_num_threads(config.threads)
-        network = load_network(bundle).eval().requires_grad_(False).to(self._device)
-        # The overload for memory formats is missing from torch's own types.
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = load_network(bundle).eval().requires_grad_(False)
+        try:
+            # The overload for memory formats is missing from torch's own types.
+            self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        except RuntimeError as error:
+            raise ModelError(
+                f"torch cannot bring the network to {self._device}: {failure_text(error)}; "
+                "free memory there, or set engine.device to cpu."
+            ) from error
 
     @property
     def tolerance(self) -> float:
