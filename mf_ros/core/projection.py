@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Optional, Tuple
 
 import cv2
@@ -41,13 +42,29 @@ class ProjectedReturns:
         return len(self.z)
 
     def pixels(self) -> Tuple[AnyArray, AnyArray]:
-        """Row and column of the pixel each return falls in, (M,) int64 each."""
-        nearest = np.rint(self.uv).astype(np.int64)
-        return nearest[:, 1], nearest[:, 0]
+        """Row and column of the pixel each return falls in, (M,) int64 each, computed once."""
+        return self._pixels
+
+    @cached_property
+    def far_to_near(self) -> AnyArray:
+        """(M,) int64 positions from the farthest return to the nearest; equal ones keep their order."""
+        return np.argsort(-self.z, kind="stable")
+
+    def marked(self, visible: BoolArray, lonely: BoolArray) -> ProjectedReturns:
+        """The same returns with other marks."""
+        marked = replace(self, visible=visible, lonely=lonely)
+        # Marks move no return, so what was computed of their places is handed on.
+        vars(marked).update(_pixels=self._pixels, far_to_near=self.far_to_near)
+        return marked
 
     def select(self, keep: AnyArray) -> ProjectedReturns:
         """The returns picked by a (M,) bool mask or an index array."""
         return ProjectedReturns(self.uv[keep], self.z[keep], self.index[keep], self.visible[keep], self.lonely[keep])
+
+    @cached_property
+    def _pixels(self) -> Tuple[AnyArray, AnyArray]:
+        nearest = np.rint(self.uv).astype(np.int64)
+        return nearest[:, 1], nearest[:, 0]
 
 
 def project_points(
@@ -88,31 +105,34 @@ def mark_visible(returns: ProjectedReturns, shape: Tuple[int, int], config: Proj
     lonely = lonely_returns(rows, cols, returns.z, shape) if config.reject_lonely else np.zeros(len(returns), np.bool_)
     visible = ~lonely
     if config.cull_hidden:
-        visible &= ~hidden_returns(returns.uv, returns.z, shape, config.cull_margin, ~lonely)
-    return replace(returns, visible=visible, lonely=lonely)
+        visible &= ~hidden_returns(returns, shape, config.cull_margin, ~lonely)
+    return returns.marked(visible, lonely)
 
 
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:
     """Depth image of the visible returns; where several share a pixel the nearest stays (z-buffer)."""
     rows, cols = returns.pixels()
-    keep = np.flatnonzero(returns.visible)
-    depth = rasterize_nearest(rows[keep], cols[keep], returns.z[keep], (camera.height, camera.width))
+    order = returns.far_to_near
+    keep = order[returns.visible[order]]
+    depth = _last_written(rows[keep], cols[keep], returns.z[keep], (camera.height, camera.width))
     lonely = int(np.count_nonzero(returns.lonely))
     return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - len(keep) - lonely, lonely)
 
 
 def rasterize_nearest(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
     """(H, W) float32 image of the smallest ``z`` per pixel, 0 where there is none."""
-    depth = np.zeros(shape, np.float32)
-    # Assigned far to near, so the nearest return of a pixel is written last.
     order = np.argsort(-z, kind="stable")
-    depth.reshape(-1)[(rows * shape[1] + cols)[order]] = z[order]
+    return _last_written(rows[order], cols[order], z[order], shape)
+
+
+def _last_written(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
+    """(H, W) float32 image of ``z``, 0 where there is none; of a pixel's values, given far to near, the last stays."""
+    depth = np.zeros(shape, np.float32)
+    depth.reshape(-1)[rows * shape[1] + cols] = z
     return depth
 
 
-def hidden_returns(
-    uv: FloatArray, z: FloatArray, shape: Tuple[int, int], margin: float, hiding: Optional[BoolArray] = None
-) -> BoolArray:
+def hidden_returns(returns: ProjectedReturns, shape: Tuple[int, int], margin: float, hiding: BoolArray) -> BoolArray:
     """Which returns lie behind a surface that nearer returns around them outline.
 
     A LiDAR mounted away from the camera sees past the edges of near objects; such a return projects *between*
@@ -121,23 +141,21 @@ def hidden_returns(
     merely next to a nearer one unchanged: a return farther than the closing says is hidden.
 
     Args:
-        uv: (M, 2) pixel coordinates inside the image.
-        z: (M,) metres, positive.
+        returns: M returns inside the image.
         shape: (H, W) of the image.
         margin: relative depth by which the front surface must be nearer.
-        hiding: (M,) bool, the returns that may hide others; None = all.
+        hiding: (M,) bool, the returns that may hide others.
 
     Returns:
         (M,) bool.
     """
     step = max(1, int(np.ceil(shape[1] / _CULL_GRID_WIDTH)))
     grid = ((shape[0] - 1) // step + 1, (shape[1] - 1) // step + 1)
-    cell = np.rint(uv).astype(np.int64) // step
-    flat = cell[:, 1] * grid[1] + cell[:, 0]
+    rows, cols = returns.pixels()
+    flat = (rows // step) * grid[1] + cols // step
+    z, order = returns.z, returns.far_to_near
+    order = order[hiding[order]]
     inverse = np.zeros(grid, np.float32)
-    order = np.argsort(-z, kind="stable")
-    if hiding is not None:
-        order = order[hiding[order]]
     inverse.reshape(-1)[flat[order]] = 1.0 / z[order]
     height, width = closing_window(inverse > 0)
     kernel = np.ones((height, width), np.uint8)
