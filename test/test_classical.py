@@ -10,6 +10,7 @@ from mf_ros.core.config import EngineConfig
 from mf_ros.core.types import SparseDepth
 from mf_ros.engine import make_engine
 from mf_ros.engine.classical import ClassicalEngine
+from mf_ros.engine.grid import nearest_of_blocks
 from mf_ros.errors import MessageError
 
 CAMERA = make_camera(160, 96, [120.0, 0, 79.5, 0, 120.0, 47.5, 0, 0, 1], [], "plumb_bob")
@@ -57,6 +58,13 @@ def test_the_same_input_gives_the_same_output() -> None:
 def test_without_a_usable_return_it_says_what_to_check(value: float) -> None:
     with pytest.raises(MessageError, match=r"No usable LiDAR return falls into the image.*calibration"):
         ClassicalEngine().estimate(IMAGE, sparse_of(np.full((96, 160), value)), CAMERA)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_a_value_that_is_no_return_takes_none_of_those_around_it_along(wrong: float) -> None:
+    sparse = np.array([[wrong, 3.0], [5.0, 0.0]], np.float32)
+    assert nearest_of_blocks(sparse, 2).tolist() == [[3.0]]
+    assert nearest_of_blocks(sparse, 1).tolist() == [[0.0, 3.0], [5.0, 0.0]]
 
 
 def test_returns_that_all_differ_from_their_neighbours_still_give_depth() -> None:

@@ -17,11 +17,15 @@ def grid_step(shape: Tuple[int, ...], pixels: int) -> int:
 
 
 def nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:
-    """Sparse depth on the coarser grid: the nearest return of each block of ``step`` x ``step`` pixels, 0 = none."""
+    """Sparse depth on the coarser grid: the nearest return of each block of ``step`` x ``step`` pixels, 0 = none.
+
+    What is not finite and above zero is no return, whatever the step.
+    """
+    returns = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
     if step == 1:
-        return depth
+        return returns
     rows, cols = (-side % step for side in depth.shape)
-    padded = np.pad(depth, ((0, rows), (0, cols)))
+    padded = np.pad(returns, ((0, rows), (0, cols)))
     padded[padded == 0] = np.inf
     blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step).min(axis=(1, 3))
     nearest: FloatArray = np.where(np.isfinite(blocks), blocks, np.float32(0)).astype(np.float32)
