@@ -40,7 +40,6 @@ class ClassicalEngine:
         """
         step = grid_step(sparse.depth.shape, _GRID_PIXELS)
         shown = nearest_of_blocks(sparse.depth, step)
-        shown = np.where(np.isfinite(shown) & (shown > 0), shown, np.float32(0))
         if not shown.any():
             raise MessageError(
                 "No usable LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "

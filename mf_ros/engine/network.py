@@ -110,7 +110,7 @@ class NetworkEngine:
             raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
         step = grid_step(shape, self._bundle.processing.max_pixels)
         shown = nearest_of_blocks(sparse.depth, step)
-        scale, trust = self._held.choose(shown[np.isfinite(shown) & (shown > 0)])
+        scale, trust = self._held.choose(shown[shown > 0])
         made = condition(shown, scale)
         made = replace(made, metric=made.metric or scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
