@@ -83,7 +83,7 @@ class FrameProcessor:
         rectified_input: bool = False,
     ) -> None:
         self._config = config
-        self._engine = engine
+        self._engine: Optional[DepthEngine] = engine
         self._infos = infos
         self._warn = warn
         self._rectified_input = rectified_input
@@ -94,8 +94,8 @@ class FrameProcessor:
         """Use other settings from the next set on; those of ``output`` that decide the size must be the same."""
         self._config = config
 
-    def use_engine(self, engine: DepthEngine) -> None:
-        """Make depth with another engine from the next set on."""
+    def use_engine(self, engine: Optional[DepthEngine]) -> None:
+        """Make depth with another engine from the next set on; None lets go of it and makes none."""
         self._engine = engine
 
     def process(self, frame_set: FrameSet) -> DepthResult:
@@ -106,7 +106,8 @@ class FrameProcessor:
         """
         if frame_set.epoch != self._epoch:
             self._epoch = frame_set.epoch
-            forget_frames(self._engine)
+            if self._engine is not None:
+                forget_frames(self._engine)
         sweeps = self._decode_sweeps(frame_set)
         # Sweeps may have been decoded while the set waited for transforms, which is no less work.
         decode_ms = sum(stored.decode_ms for stored in frame_set.sweeps if stored is not None)
@@ -218,6 +219,8 @@ class FrameProcessor:
             )
 
     def _estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        if self._engine is None:
+            raise DropError(reasons.INTERRUPTED, "no engine is loaded any more.")
         try:
             estimate = self._engine.estimate(image, sparse, camera)
         except MfRosError as error:

@@ -169,6 +169,12 @@ class DepthPipeline:
         """Make depth with another engine from the next image on."""
         self._processor.use_engine(engine)
 
+    def release(self) -> None:
+        """Drop what waits and let go of the engine: nothing more will be processed. The counters stay."""
+        for frame_set in self.ready(flush=True):
+            self.count_drop(frame_set, reasons.INTERRUPTED, "processing was stopped.")
+        self._processor.use_engine(None)
+
     def count_drop(self, frame_set: FrameSet, reason: str, text: str) -> None:
         """Count a set that ``ready`` gave out and that nobody wants processed."""
         self._drop(reason, f"Image at {frame_set.image.stamp_ns / 1e9:.3f} s: {text}")

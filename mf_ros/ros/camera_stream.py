@@ -1,0 +1,126 @@
+"""One camera of the node: its pipeline, and the topics of its results."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Dict, Optional
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from mf_ros.core.config import Config
+from mf_ros.core.message_builder import Message, MessageBuilder
+from mf_ros.engine import reasons
+from mf_ros.engine.health import HealthMonitor
+from mf_ros.engine.inputs import FrameSet
+from mf_ros.engine.outputs import OUTPUTS, ResultMessages
+from mf_ros.engine.pipeline import DepthPipeline, DepthResult
+from mf_ros.engine.protocol import DepthEngine, without_memory
+from mf_ros.errors import MfRosError
+from mf_ros.ros.types import MessageTypes, message_builder
+
+OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.RELIABLE)
+NOT_PUBLISHED = "not_published"
+"""A result that no message can hold."""
+
+
+class CameraStream:
+    """Depth of one camera.
+
+    Args:
+        node: publishes.
+        name: of the camera, the first part of its topics; empty for none.
+        config: settings.
+        engine: shared by all cameras; what it remembers of earlier frames is each camera's own.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str, config: Config, engine: DepthEngine) -> None:
+        self.name = name
+        self.prefix = f"{name}/" if name else ""
+        self.pipeline = self._pipeline(config, engine)
+        self.health = HealthMonitor()
+        self.last: Optional[DepthResult] = None
+        self._node = node
+        self._messages = ResultMessages(message_builder(), config)
+        types = MessageTypes()
+        self.publishers: Dict[str, Any] = {
+            output: node.create_lifecycle_publisher(
+                types[msgtype],
+                self.prefix + output,
+                OUTPUT_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for output, msgtype in OUTPUTS.items()
+        }
+
+    def restart(self, config: Config, engine: DepthEngine) -> None:
+        """Begin anew: nothing waits, nothing is counted."""
+        self.pipeline = self._pipeline(config, engine)
+        self.health.reset()
+        self.last = None
+        self._messages.config = config
+
+    def configure(self, config: Config) -> None:
+        """Use other settings from the next image on."""
+        self.pipeline.configure(config)
+        self._messages.config = config
+
+    def use_engine(self, engine: DepthEngine) -> None:
+        """Make depth with another engine from the next image on."""
+        self.pipeline.use_engine(without_memory(engine))
+        self.health.reset()
+
+    def message(self, builder: MessageBuilder, output: str) -> Message:
+        """Type and message of the last result, which there must be."""
+        assert self.last is not None
+        return ResultMessages(builder, self._messages.config).make(output, self.last)
+
+    def release(self) -> None:
+        """Let go of the engine and of everything that waits; ``restart`` brings them back."""
+        self.pipeline.release()
+
+    def work(self) -> bool:
+        """Process and publish the newest image that can be; returns whether there was one."""
+        taken = self.pipeline.ready(latest=True)
+        for frame_set in taken:
+            self._process(frame_set)
+        return bool(taken)
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        for publisher in self.publishers.values():
+            self._node.destroy_publisher(publisher)
+        self.publishers = {}
+
+    def _process(self, frame_set: FrameSet) -> None:
+        heard = [output for output, publisher in self.publishers.items() if publisher.get_subscription_count() > 0]
+        if not heard:
+            self.pipeline.count_drop(frame_set, reasons.UNHEARD, "nobody subscribes to an output.")
+            return
+        result = self.pipeline.process(frame_set)
+        if result is None:
+            return
+        start = time.perf_counter()
+        try:
+            for output in heard:
+                _, message = self._messages.make(output, result)
+                self.publishers[output].publish(message)
+        except MfRosError as error:
+            self.pipeline.warnings.add(NOT_PUBLISHED, str(error))
+            return
+        published = time.perf_counter()
+        self.last = result
+        age_ms = (time.monotonic_ns() - result.source.received_ns) / 1e6
+        self.pipeline.latency.add({"publish": 1000.0 * (published - start), "received_to_published": age_ms})
+        self.health.update(result)
+
+    def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:
+        return DepthPipeline(
+            config,
+            without_memory(engine),
+            len(config.node.points_topics),
+            rectified_input=config.node.rectified_input,
+            log_level=logging.WARNING,
+        )

@@ -1,0 +1,135 @@
+"""What /diagnostics says: inputs, depth of each camera, engine, calibration."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_updater import DiagnosticStatusWrapper
+
+from mf_ros.engine.protocol import DepthEngine
+from mf_ros.ros.camera_stream import CameraStream
+from mf_ros.ros.inputs import NodeInputs
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+_PERCENTILES = (50, 95)
+_SHOWN_STAGES = ("received_to_published", "total", "estimate", "project", "publish")
+
+
+class DepthStatus:
+    """Counts, rates and latencies of one camera, judged by what happened since the last call."""
+
+    def __init__(self, stream: CameraStream) -> None:
+        self._stream = stream
+        self._pipeline: Optional[object] = None
+        self._last = 0, 0
+        self._drops: Dict[str, int] = {}
+
+    def __call__(self, stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        pipeline = self._stream.pipeline
+        if pipeline is not self._pipeline:
+            self._pipeline, self._last, self._drops = pipeline, (0, 0), {}
+        counts = pipeline.frames_in, pipeline.frames_out
+        came, went = (now - before for now, before in zip(counts, self._last, strict=True))
+        dropped = pipeline.dropped.counts
+        new = {key: count - self._drops.get(key, 0) for key, count in dropped.items()}
+        self._last, self._drops = counts, dropped
+        level, text = _judged(came, went, new, pipeline.dropped.texts)
+        stat.summary(level, text)
+        stat.add("images received", str(counts[0]))
+        stat.add("images with depth", str(counts[1]))
+        stat.add("images waiting", str(pipeline.waiting))
+        for reason, count in dropped.items():
+            stat.add(f"dropped: {reason}", str(count))
+        for reason, count in pipeline.warnings.counts.items():
+            stat.add(f"warning: {reason}", f"{count} ({pipeline.warnings.texts[reason]})")
+        for stage in _SHOWN_STAGES:
+            for percent in _PERCENTILES:
+                value = pipeline.latency.percentile(stage, percent)
+                if math.isfinite(value):
+                    stat.add(f"latency {stage} p{percent} ms", f"{value:.1f}")
+        return stat
+
+
+class CalibrationStatus:
+    """Whether LiDAR and depth agree, by the health monitor of one camera."""
+
+    def __init__(self, stream: CameraStream) -> None:
+        self._stream = stream
+
+    def __call__(self, stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        report = self._stream.health.report()
+        if report.warning:
+            stat.summary(WARN, report.warning)
+        elif report.frames == 0:
+            stat.summary(OK, "nothing judged yet")
+        else:
+            stat.summary(OK, "LiDAR and depth agree")
+        stat.add("images judged", str(report.frames))
+        stat.add("returns rejected", f"{100 * report.rejected:.1f}%")
+        stat.add("returns lonely", f"{100 * report.lonely:.1f}%")
+        stat.add("residual", f"{100 * report.bias:+.2f}%")
+        shift = report.shift_px
+        stat.add("image shift px", "unknown" if shift is None else f"{shift[0]:+.1f}, {shift[1]:+.1f}")
+        stat.add("scale m", f"{report.scale:.2f}")
+        return stat
+
+
+def input_status(inputs: Callable[[], Optional[NodeInputs]]) -> Callable[[Any], DiagnosticStatusWrapper]:
+    """Rate and age of each input."""
+
+    def status(stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        current = inputs()
+        if current is None:
+            stat.summary(OK, "the node is not active")
+            return stat
+        silent = list(current.silent())
+        stat.summary(ERROR, " ".join(silent)) if silent else stat.summary(OK, "all inputs come")
+        for watch in current.watches:
+            stat.add(f"{watch.topic} Hz", f"{watch.rate_hz:.2f}")
+            stat.add(f"{watch.topic} age s", "none came" if watch.age_s is None else f"{watch.age_s:.2f}")
+        return stat
+
+    return status
+
+
+def engine_status(engine: Callable[[], Optional[DepthEngine]]) -> Callable[[Any], DiagnosticStatusWrapper]:
+    """What makes depth, on which device, and the memory of the process."""
+
+    def status(stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        current = engine()
+        if current is None:
+            stat.summary(OK, "no engine is loaded")
+        else:
+            stat.summary(OK, current.name)
+            for key, value in current.describe().items():
+                stat.add(key, value)
+        memory = resident_mb()
+        if memory is not None:
+            stat.add("memory of the process MB", f"{memory:.0f}")
+        return stat
+
+    return status
+
+
+def resident_mb() -> Optional[float]:
+    """Resident memory of this process, MB; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str]) -> Tuple[bytes, str]:
+    worst = max(new, key=lambda reason: new[reason], default="")
+    why = f"{worst}: {texts.get(worst, '')}" if worst and new[worst] else "they wait"
+    if came and not went:
+        level = OK if worst == "unheard" else ERROR
+        return level, f"no depth of {came} images, {why}"
+    if came and went < came / 2:
+        return WARN, f"depth of {went} of {came} images, {why}"
+    return OK, f"depth of {went} images" if went else "no image came"
