@@ -49,18 +49,18 @@ class HeldScale:
         self._age = 0
 
     def choose(self, returns: FloatArray) -> Tuple[float, float]:
-        """The scale of a frame, metres, or 0 for the median of its returns, and the trust in it in [0, 1].
+        """The scale of a frame, metres, or 0 when nothing tells it, and the trust in it in [0, 1].
 
         Args:
             returns: (N,) depth of the frame's returns, metres.
         """
         if returns.size >= ENOUGH_RETURNS:
             self._scale, self._age = float(np.median(returns)), 0
-            return 0.0, 1.0
+            return self._scale, 1.0
         self._age += 1
         if self._scale and self._age <= _LONGEST_HOLD:
             return self._scale, float(_HOLD_DECAY**self._age)
-        return 0.0, returns.size / ENOUGH_RETURNS
+        return float(np.median(returns)) if returns.size else 0.0, returns.size / ENOUGH_RETURNS
 
 
 class NetworkEngine:
@@ -111,8 +111,7 @@ class NetworkEngine:
         step = grid_step(shape, self._bundle.processing.max_pixels)
         shown = nearest_of_blocks(sparse.depth, step)
         scale, trust = self._held.choose(shown[shown > 0])
-        made = condition(shown, scale)
-        made = replace(made, metric=made.metric or scale > 0)
+        made = replace(condition(shown, scale), metric=scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = finished(done, self._bundle.processing)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
