@@ -37,8 +37,7 @@ def lonely_pixels(sparse: np.ndarray) -> np.ndarray:
 
 def returns_of(sparse: np.ndarray) -> ProjectedReturns:
     rows, cols = np.nonzero(sparse)
-    uv, every = np.stack([cols, rows], axis=1).astype(np.float32), np.ones(len(rows), np.bool_)
-    return ProjectedReturns(uv, sparse[rows, cols], np.arange(len(rows)), every, ~every)
+    return ProjectedReturns.unmarked(np.stack([cols, rows], axis=1).astype(np.float32), sparse[rows, cols])
 
 
 def test_a_clean_sweep_loses_nothing() -> None:

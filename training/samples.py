@@ -251,8 +251,7 @@ def _in_part(returns: _Returns, rng: np.random.Generator, shape: Tuple[int, int]
 def _seen(returns: _Returns, z: FloatArray, keep: BoolArray, shape: Tuple[int, int], margin: float) -> BoolArray:
     """``keep`` less the returns that are lonely among the kept, or that nearer ones of them hide."""
     index = np.flatnonzero(keep)
-    every = np.ones(len(index), np.bool_)
-    kept = ProjectedReturns(returns.uv[index], z[index], index, every, ~every)
+    kept = ProjectedReturns.unmarked(returns.uv[index], z[index])
     seen = np.zeros(len(keep), np.bool_)
     seen[index] = mark_visible(kept, shape, ProjectionConfig(cull_margin=margin)).visible
     return seen

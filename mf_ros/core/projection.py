@@ -38,6 +38,12 @@ class ProjectedReturns:
     visible: BoolArray
     lonely: BoolArray
 
+    @classmethod
+    def unmarked(cls, uv: FloatArray, z: FloatArray, index: Optional[AnyArray] = None) -> ProjectedReturns:
+        """Returns of which all count as visible; ``index`` is their own order unless it is given."""
+        index = np.arange(len(z)) if index is None else index
+        return cls(uv, z, index, np.ones(len(z), np.bool_), np.zeros(len(z), np.bool_))
+
     def __len__(self) -> int:
         return len(self.z)
 
@@ -89,8 +95,7 @@ def project_points(
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
     pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
-    z = np.ascontiguousarray(xyz[index, 2])
-    returns = ProjectedReturns(pixels, z, index, np.ones(len(index), np.bool_), np.zeros(len(index), np.bool_))
+    returns = ProjectedReturns.unmarked(pixels, np.ascontiguousarray(xyz[index, 2]), index)
     return returns if config is None else mark_visible(returns, (camera.height, camera.width), config)
 
 

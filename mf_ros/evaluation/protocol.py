@@ -129,8 +129,7 @@ def _case(
 ) -> Case:
     rows, cols = np.nonzero(shown)
     uv = np.stack([cols, rows], axis=1).astype(np.float32)
-    z = source[rows, cols]
-    returns = ProjectedReturns(uv, z, np.arange(len(z)), np.ones(len(z), np.bool_), np.zeros(len(z), np.bool_))
+    returns = ProjectedReturns.unmarked(uv, source[rows, cols])
     truth = (depth >= limits[0]) & (depth <= limits[1]) & ~np.asarray(shown, np.bool_)
     truth_rows, truth_cols = np.nonzero(truth)
     values = depth[truth_rows, truth_cols]
