@@ -30,7 +30,7 @@ def depth_metrics(predicted: AnyArray, truth: AnyArray) -> Dict[str, float]:
     if truth.size == 0:
         return {name: float("nan") for name in (*METRICS, "coverage")}
     predicted = np.asarray(predicted, np.float64)
-    good = _given(predicted)
+    good = given(predicted)
     depth = np.where(good, predicted, np.inf)
     error = absolute_error(predicted, truth)
     inverse_error = 1000.0 * np.abs(np.where(good, 1.0 / depth, 0.0) - 1.0 / truth)
@@ -49,18 +49,19 @@ def depth_metrics(predicted: AnyArray, truth: AnyArray) -> Dict[str, float]:
 
 def absolute_error(predicted: AnyArray, truth: AnyArray) -> DoubleArray:
     """(N,) metres; a prediction that is not finite and positive counts as a miss of the full depth."""
-    good = _given(predicted)
+    good = given(predicted)
     error: DoubleArray = np.where(good, np.abs(np.where(good, predicted, 0.0) - truth), truth).astype(np.float64)
     return error
 
 
 def scale_to(predicted: AnyArray, truth: AnyArray) -> float:
     """What relative depth is to be multiplied with: the median ratio of truth to prediction; 1 without any."""
-    good = _given(predicted)
+    good = given(predicted)
     return float(np.median(truth[good] / predicted[good])) if good.any() else 1.0
 
 
-def _given(predicted: AnyArray) -> BoolArray:
+def given(predicted: AnyArray) -> BoolArray:
+    """Which predictions are finite and positive, that is, were given at all."""
     good: BoolArray = np.isfinite(predicted) & (predicted > 0)
     return good
 

@@ -9,7 +9,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 import numpy as np
 
 from mf_ros.core.types import AnyArray, DoubleArray, FloatArray
-from mf_ros.evaluation.metrics import absolute_error
+from mf_ros.evaluation.metrics import absolute_error, given
 
 INTERVALS: Dict[str, float] = {"coverage50": math.log(2.0), "coverage90": math.log(10.0)}
 """Half-width of each interval in Laplace scales b: half of the errors of log depth are below b ln 2."""
@@ -49,7 +49,7 @@ def coverage(predicted: AnyArray, truth: AnyArray, log_scale: AnyArray) -> Dict[
     if not len(truth):
         return dict.fromkeys(INTERVALS, math.nan)
     predicted = np.asarray(predicted, np.float64)
-    good = np.isfinite(predicted) & (predicted > 0)
+    good = given(predicted)
     error = np.where(good, np.abs(np.log(np.where(good, predicted, 1.0) / truth)), np.inf)
     in_scales = error * np.exp(-np.asarray(log_scale, np.float64))
     return {name: float((in_scales < width).mean()) for name, width in INTERVALS.items()}
