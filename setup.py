@@ -49,8 +49,12 @@ setup(
         ("share/mf_ros", ["package.xml"]),
         ("share/mf_ros/launch", files("launch", "*.launch.py")),
         ("share/mf_ros/config", files("config", "*.yaml")),
+        ("share/mf_ros/config/rviz", files("config/rviz", "*.rviz")),
+        ("share/mf_ros/config/foxglove", files("config/foxglove", "*.json")),
         ("share/mf_ros/config/models", files("config/models", "*.yaml")),
         ("share/mf_ros/config/training", files("config/training", "*.yaml")),
+        # Where `ros2 run` and launch files look. As a file and not as an entry point, pip installs it there too.
+        ("lib/mf_ros", ["scripts/depth_node"]),
     ],
     install_requires=["numpy>=1.21", "pyyaml>=5.4", "tyro>=0.9", "rich>=12"],
     extras_require={
