@@ -15,6 +15,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.errors import BagError, MfRosError, MissingDependencyError, TopicError
+from mf_ros.ros.types import MessageTypes
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO, POINTS, TF = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
@@ -152,16 +153,15 @@ def _reader(bag: Path, topics: Optional[List[str]] = None) -> Any:
 def _messages(bag: Path, topics: Mapping[str, str], wanted: List[str]) -> Iterator[Tuple[str, Any]]:
     """The first messages of some topics, decoded."""
     from rclpy.serialization import deserialize_message
-    from rosidl_runtime_py.utilities import get_message
 
     if not wanted:
         return
-    reader = _reader(bag, wanted)
+    reader, types = _reader(bag, wanted), MessageTypes()
     for _ in range(_READ):
         if not reader.has_next():
             return
         topic, data, _ = reader.read_next()
-        yield topic, deserialize_message(data, get_message(topics[topic]))
+        yield topic, deserialize_message(data, types[topics[topic]])
 
 
 if __name__ == "__main__":
