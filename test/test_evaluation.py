@@ -280,9 +280,33 @@ def test_a_folder_of_frames_is_scored_by_the_command(tmp_path: Path, capsys: pyt
     assert {record["source"] for record in records} == {"yard"}
 
 
+def test_the_image_can_be_kept_from_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_frame(tmp_path / "yard" / "000")
+    seen: list[ByteArray] = []
+    estimate = ClassicalEngine.estimate
+
+    def watched(engine: ClassicalEngine, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+        seen.append(image)
+        return estimate(engine, image, sparse, camera)
+
+    monkeypatch.setattr(ClassicalEngine, "estimate", watched)
+    command = ["evaluate", str(tmp_path), "--lines", "8", "--engine", "classical", "--json"]
+    assert main(command) == main([*command, "--grey-image"]) == 0
+    shown, kept = seen
+    assert (shown == 90).all() and (kept == 128).all() and kept.shape == shown.shape
+
+
 def test_an_image_that_is_not_the_calibrated_size_is_refused(tmp_path: Path) -> None:
     write_frame(tmp_path / "yard" / "000", width=320)
     with pytest.raises(BagError, match=r"image is 160x96 but calib.json says 320x96"):
+        list(load_frames(tmp_path))
+
+
+def test_a_calibration_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    write_frame(tmp_path / "yard" / "000")
+    with (tmp_path / "yard" / "000" / "calib.json").open("a") as file:
+        file.write(" " * 1_000_000)
+    with pytest.raises(BagError, match=r"calib\.json has more than 1000000 bytes: that is no calibration"):
         list(load_frames(tmp_path))
 
 

@@ -53,6 +53,7 @@ class Evaluate(BagOptions):
     Examples:
         mf-ros evaluate my_bag --lines 32,16,8
         mf-ros evaluate my_bag --lines 16 --points 1,5,20 --outliers 0.1
+        mf-ros evaluate my_bag --lines 16 --grey-image
         mf-ros evaluate frames/ --lines 32,16,8,4 --save-pictures pictures
         mf-ros evaluate my_bag --lines 16 --json > scores.json
     """
@@ -63,6 +64,8 @@ class Evaluate(BagOptions):
     """Also show this many random returns of those that the camera can see."""
     outliers: float = 0.0
     """Also show each input with this share of its returns at wrong depths, from 0 to 1."""
+    grey_image: bool = False
+    """Show the engine uniform grey instead of the image, to learn what the image is worth to it."""
     engine: Word = None
     """Engine to use instead of the one in the settings, for example classical."""
     model: Word = None
@@ -85,7 +88,7 @@ class Evaluate(BagOptions):
             beside = [] if engine.name == "classical" else [ClassicalEngine()]
             hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
             records = evaluate(
-                frames,
+                map(_greyed, frames) if self.grey_image else frames,
                 lines,
                 engine,
                 config=config,
@@ -112,6 +115,10 @@ class Evaluate(BagOptions):
             yield bag_frames(recording, topics, config, max_frames=self.max_frames, progress=advance)
             if recording.damage:
                 _log.warning("%s", recording.damage)
+
+
+def _greyed(frame: EvaluationFrame) -> EvaluationFrame:
+    return dataclasses.replace(frame, image=np.full_like(frame.image, 128))
 
 
 def _holds_frames(folder: Path) -> bool:
