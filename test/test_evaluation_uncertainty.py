@@ -130,7 +130,7 @@ def test_nothing_is_shown_in_a_case_without_returns() -> None:
 
 def test_few_points_are_the_same_every_time_and_fewer_are_among_more() -> None:
     case = next(iter(cases(wall_frame(), (8,))))
-    five, again, twenty = (few_points(case, count, CAMERA, ProjectionConfig()).shown for count in (5, 5, 20))
+    five, again, twenty = (one.shown for one in few_points(case, (5, 5, 20), CAMERA, ProjectionConfig()))
     assert len(five) == 5 and len(twenty) == 20
     assert np.array_equal(five.index, again.index)
     assert set(five.index) <= set(twenty.index) <= set(case.shown.index)
@@ -147,7 +147,8 @@ def test_few_points_are_never_ones_that_the_camera_cannot_see() -> None:
     frame = EvaluationFrame("box", "0", np.zeros((96, 160, 3), np.uint8), CAMERA, points, 32)
     case = next(iter(cases(frame, (16,))))
     assert (case.shown.z > 20).sum() > 300
-    assert (few_points(case, 200, CAMERA, ProjectionConfig()).shown.z < 5).all()
+    (few,) = few_points(case, (200,), CAMERA, ProjectionConfig())
+    assert (few.shown.z < 5).all()
 
 
 def test_outliers_replace_their_share_of_the_shown_returns_and_no_truth() -> None:

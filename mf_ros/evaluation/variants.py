@@ -21,19 +21,19 @@ def without_returns(case: Case) -> Case:
     return replace(case, input=NO_RETURNS, shown=case.shown.select(np.zeros(len(case.shown), np.bool_)))
 
 
-def few_points(case: Case, count: int, camera: CameraModel, projection: ProjectionConfig, seed: int = 0) -> Case:
-    """The case with ``count`` random returns of those that the camera can see, or all when there are no more.
+def few_points(case: Case, counts: Sequence[int], camera: CameraModel, projection: ProjectionConfig) -> Iterator[Case]:
+    """For each count the case with that many random returns of those that the camera can see, or all of these.
 
     Args:
         case: whose shown returns are drawn from.
-        count: how many to show.
+        counts: how many to show; the returns of a smaller count are among those of a larger.
         camera: of the case's frame.
         projection: what the camera can see; single returns cannot outline what hides them, so all decide.
-        seed: of the draw; the first returns of a larger count are those of a smaller.
     """
     visible = np.flatnonzero(mark_visible(case.shown, (camera.height, camera.width), projection).visible)
-    drawn = np.sort(np.random.default_rng(seed).permutation(visible)[:count])
-    return replace(case, input=f"{count}pt", shown=case.shown.select(drawn))
+    drawn = np.random.default_rng(0).permutation(visible)
+    for count in counts:
+        yield replace(case, input=f"{count}pt", shown=case.shown.select(np.sort(drawn[:count])))
 
 
 def with_outliers(case: Case, share: float, seed: int = 0) -> Case:
@@ -60,9 +60,9 @@ def variants(
     """
     most = max(found, key=lambda case: len(case.shown))
     taken = {case.input for case in found}
-    for count in points:
-        if f"{count}pt" not in taken:
-            yield few_points(most, count, camera, projection)
+    counts = [count for count in points if f"{count}pt" not in taken]
+    if counts:
+        yield from few_points(most, counts, camera, projection)
     if outliers > 0:
         for case in found:
             yield with_outliers(case, outliers)
