@@ -63,21 +63,21 @@ def held_out_rings(ring: AnyArray) -> BoolArray:
     return held_out
 
 
-def cases(frame: EvaluationFrame, lines: Sequence[int], seed: int = 0) -> Iterator[Case]:
+def cases(frame: EvaluationFrame, lines: Sequence[int]) -> Iterator[Case]:
     """Every case of a frame; frames without truth yield none."""
     shape = frame.image.shape[:2]
     if frame.points is not None and len(frame.points):
-        yield from _lidar_cases(frame, frame.points, lines, seed)
+        yield from _lidar_cases(frame, frame.points, lines)
     elif frame.depth is not None and frame.depth.shape == shape:
         if frame.sparse is not None and frame.sparse.shape == shape:
             yield _case("own", True, frame.sparse > 0, frame.sparse, frame.depth, TRUTH_RANGE_M)
         elif frame.source.startswith("rgbd"):
-            yield from _rgbd_cases(frame.depth, seed)
+            yield from _rgbd_cases(frame.depth)
         else:
             yield from _simulated_line_cases(frame.depth, frame.camera, lines)
 
 
-def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[int], seed: int) -> Iterator[Case]:
+def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[int]) -> Iterator[Case]:
     returns = project_points(points, frame.camera)
     seen = visible_to_camera(points, returns, frame.camera)
     if points.ring is not None and frame.n_rings:
@@ -85,7 +85,7 @@ def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[i
         truth = held_out_rings(ring)
         inputs = [(str(count), thin_rings(ring, frame.n_rings, count)) for count in lines]
     else:
-        draw = np.random.default_rng(seed).permutation(len(returns)) / max(len(returns), 1)
+        draw = np.random.default_rng(0).permutation(len(returns)) / max(len(returns), 1)
         truth = draw < 0.5
         inputs = [(str(count), (draw >= 0.5) & (draw < 0.5 + 0.5 * count / max(lines))) for count in lines]
     truth &= (returns.z >= TRUTH_RANGE_M[0]) & (returns.z <= TRUTH_RANGE_M[1])
@@ -95,8 +95,8 @@ def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[i
             yield Case(name, True, returns.select(mask), rows[truth], cols[truth], returns.z[truth], seen[truth])
 
 
-def _rgbd_cases(depth: FloatArray, seed: int) -> Iterator[Case]:
-    rng = np.random.default_rng(seed)
+def _rgbd_cases(depth: FloatArray) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
     valid = np.flatnonzero((depth > RGBD_RANGE_M[0]) & (depth < RGBD_RANGE_M[1]))
     for count in _RANDOM_POINTS:
         mask = np.zeros(depth.size, np.bool_)
