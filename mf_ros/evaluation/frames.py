@@ -23,6 +23,7 @@ import numpy as np
 
 from mf_ros.core.archives import UNREADABLE
 from mf_ros.core.camera import CameraModel, make_camera
+from mf_ros.core.documents import bounded_text
 from mf_ros.core.pointcloud import MAX_RING
 from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DoubleArray, FloatArray, IntArray
 from mf_ros.errors import BagError, CalibrationError
@@ -30,6 +31,7 @@ from mf_ros.errors import BagError, CalibrationError
 MAX_WIDTH = 1300
 _SEQUENCE_FRAMES = 4
 _MAX_UNPACKED_BYTES = 1 << 29
+_LARGEST_CALIBRATION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def load_frames(folder: Path) -> Iterator[EvaluationFrame]:
 
 def _read_calibration(path: Path) -> Dict[str, Any]:
     try:
-        calibration: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        calibration: Dict[str, Any] = json.loads(
+            bounded_text(path, _LARGEST_CALIBRATION, "calibration of a frame", BagError)
+        )
         calibration["K"] = np.asarray(calibration["K"], np.float64).reshape(3, 3)
         calibration["dist"] = np.asarray(calibration.get("dist") or [], np.float64).reshape(-1)
         calibration["n_rings"] = int(calibration.get("n_rings") or 0)
