@@ -54,7 +54,8 @@ ARGUMENTS = [
 DISCOVERY_S = 2.0
 POLL_S = 0.25
 # The topics that config/rviz/depth.rviz names for what the node receives.
-RVIZ_IMAGE, RVIZ_POINTS = "/camera/image_raw", "/points"
+RVIZ_IMAGE = "/camera/image_raw"
+RVIZ_POINTS = "/points"
 
 
 def generate_launch_description():
