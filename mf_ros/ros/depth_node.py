@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 import rclpy
 from diagnostic_updater import Updater
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -62,7 +63,9 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self._reported: Dict[str, int] = {}
         self._said: Dict[str, str] = {}
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self.create_service(Trigger, "~/reload_model", self._on_reload_model)
+        # A group of its own: while one callback of a group waits, no other of that group is called.
+        waiting = MutuallyExclusiveCallbackGroup()
+        self.create_service(Trigger, "~/reload_model", self._on_reload_model, callback_group=waiting)
         self.create_service(Trigger, "~/snapshot", self._on_snapshot)
         self._diagnostics = Updater(self, _DIAGNOSTIC_PERIOD_S)
         self._diagnostics.setHardwareID(NAME)
@@ -203,7 +206,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         def load() -> None:
             try:
                 loaded.set_result(make_engine(wanted))
-            except MfRosError as error:
+            except Exception as error:
                 loaded.set_result(error)
 
         if self._engine is None:
@@ -211,7 +214,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             return response
         threading.Thread(target=load, daemon=True).start()
         engine = await loaded
-        if isinstance(engine, MfRosError):
+        if isinstance(engine, Exception):
             response.success, response.message = False, f"{engine} The model {self._engine.name} stays."
             self.get_logger().error(response.message)
             return response
