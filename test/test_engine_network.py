@@ -199,6 +199,24 @@ def test_each_step_shows_the_returns_untouched_and_the_rest_less_noisy() -> None
     assert np.all(np.diff(errors[1:]) < 0)
 
 
+def test_every_step_goes_as_far_as_that_of_the_training_sampler() -> None:
+    """Of 150 steps the last are below the level that a velocity is divided by at least."""
+    import torch
+
+    from mf_ros.model.levels import LEVEL_SHIFT, SMALLEST_LEVEL, stepped
+
+    plane, zero = np.ones((1, 1, 16, 16), np.float32), np.zeros(1, np.float32)
+    oracle = Oracle(0.3 * plane)
+    start = StepInput(np.zeros((1, 3, 16, 16), np.float32), zero, 0 * plane, plane, zero + 1, plane)
+    denoise(oracle, start, 150, LEVEL_SHIFT)
+    levels = step_levels(150, LEVEL_SHIFT)
+    assert levels[-3] < SMALLEST_LEVEL
+    noisy = torch.from_numpy(oracle.seen[0].depth)
+    for inputs, now, following in zip(oracle.seen[1:], levels, levels[1:], strict=False):
+        noisy = stepped(noisy, torch.from_numpy(oracle.truth), now, following)
+        assert np.allclose(inputs.depth, noisy, atol=1e-5)
+
+
 def test_one_step_draws_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("noise was drawn"))
     plane, zero = np.ones((1, 1, 16, 16), np.float32), np.zeros(1, np.float32)
