@@ -37,24 +37,11 @@ else
     echo "== mypy is left out: it is run with Python 3.11 and newer"
 fi
 
-# Tests that start ROS nodes need the Python packages of ROS, which are built for the system's Python and NumPy.
-ros_setup=$(ls -1 /opt/ros/*/setup.bash 2>/dev/null | tail -n 1 || true)
-if [ -z "$ros_setup" ]; then
-    echo "== ROS tests are skipped: there is no /opt/ros/*/setup.bash on this machine"
-elif ! grep -rqs --include='*.py' 'mark\.ros\b' test; then
-    echo "== ROS tests are skipped: no test is marked 'ros'"
+if ls /opt/ros/*/setup.bash >/dev/null 2>&1; then
+    echo "== pytest -m ros"
+    bash scripts/test_ros.sh
 else
-    echo "== pytest -m ros, with $ros_setup"
-    (
-        set +u
-        source "$ros_setup"
-        set -u
-        PYTHON=/usr/bin/python3 make_venv .venv-ros --system-site-packages
-        .venv-ros/bin/python -m pip install -q -e . 'pytest>=7' 'hypothesis>=6' 'numpy<2'
-        .venv-ros/bin/python -c 'import cv2' 2>/dev/null ||
-            .venv-ros/bin/python -m pip install -q 'opencv-python-headless<4.12' 'numpy<2'
-        .venv-ros/bin/python -m pytest -m ros -ra
-    )
+    echo "== ROS tests are skipped: there is no /opt/ros/*/setup.bash on this machine"
 fi
 
 echo "== pytest"
