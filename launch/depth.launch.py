@@ -161,8 +161,13 @@ def depth_node(given, params_file):
         remappings=remappings(given),
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
-        on_exit=[Shutdown(reason="the depth node ended")],
+        on_exit=[OpaqueFunction(function=end)],
     )
+
+
+def end(context):
+    """End the rest with the node, unless it is ending already, which must not be asked for twice."""
+    return [] if context.is_shutdown else [Shutdown(reason="the depth node ended")]
 
 
 def remappings(given):
