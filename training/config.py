@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Literal, Mapping, Optional, Tuple, Union
 
+from mf_ros.core.settings import value_of
 from mf_ros.errors import ConfigError
 from mf_training.losses import REGIMES, LossConfig
 from mf_training.samples import SampleConfig
@@ -202,8 +203,8 @@ def validate(config: TrainConfig) -> None:
         ConfigError: names the setting, its value and what is allowed.
     """
     for key, least in _AT_LEAST.items():
-        if _get(config, key) < least:
-            raise ConfigError(f"{key} is {_get(config, key)}: it must be at least {least:g}.")
+        if value_of(config, key) < least:
+            raise ConfigError(f"{key} is {value_of(config, key)}: it must be at least {least:g}.")
     if config.init == "?":
         raise ConfigError("This training goes on from a network: name the weights to start from: init=nano.")
     for group in ("samples", "losses"):
@@ -266,10 +267,3 @@ def _validate_parts(frames: FrameSourceConfig) -> None:
             f"data.frames trains on and holds out the same frames of {frames.folder}: name another heldout_folder, or "
             "parts that do not overlap, such as part [0, 0.5] and heldout_part [0.6, 1]."
         )
-
-
-def _get(config: TrainConfig, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

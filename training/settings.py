@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Literal, Mapping, Option
 
 import yaml
 
-from mf_ros.core.settings import read_yaml
+from mf_ros.core.settings import plain_values, read_yaml
 from mf_ros.errors import ConfigError
 from mf_training.config import FREE_TO_CHANGE, TrainConfig, validate
 
@@ -54,7 +54,7 @@ def train_config_from_mapping(mapping: Mapping[str, Any]) -> TrainConfig:
 
 def train_config_to_mapping(config: TrainConfig) -> Dict[str, Any]:
     """Settings as nested plain values, for YAML and JSON; inverse of ``train_config_from_mapping``."""
-    return _plain(dataclasses.asdict(config))
+    return plain_values(dataclasses.asdict(config))
 
 
 def dump_train_config(config: TrainConfig) -> str:
@@ -198,15 +198,9 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[Tuple[str, A
             yield prefix + name, value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> Optional[str]:
     """Where two models' settings first differ, in words; None when they are the same."""
     for key in {**one, **other}:
-        if _plain(one.get(key)) != _plain(other.get(key)):
-            return f"{key} is {_plain(one.get(key))} there and {_plain(other.get(key))} here"
+        if plain_values(one.get(key)) != plain_values(other.get(key)):
+            return f"{key} is {plain_values(one.get(key))} there and {plain_values(other.get(key))} here"
     return None

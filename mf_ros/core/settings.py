@@ -108,7 +108,7 @@ def config_from_mapping(mapping: Mapping[str, Any], *, extra: Collection[str] = 
 
 def config_to_mapping(config: Config) -> Dict[str, Any]:
     """Settings as a nested mapping of plain values, ready for YAML or JSON; inverse of ``config_from_mapping``."""
-    return _plain(dataclasses.asdict(config))  # type: ignore[no-any-return]
+    return plain_values(dataclasses.asdict(config))  # type: ignore[no-any-return]
 
 
 def load_config(path: Union[str, Path], *, extra: Collection[str] = ()) -> Config:
@@ -158,7 +158,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what is allowed.
     """
-    values = {key: _get(config, key) for key in settings()}
+    values = {key: value_of(config, key) for key in settings()}
     for key, value in values.items():
         _coerce(settings()[key], value)
     for low, high in _ORDERED:
@@ -166,8 +166,9 @@ def validate(config: Config) -> None:
             raise ConfigError(f"{low} is {values[low]!r}: it must be below {high}, which is {values[high]!r}.")
 
 
-def _get(config: Config, key: str) -> Any:
-    value: Any = config
+def value_of(config: Any, key: str) -> Any:
+    """The setting of a dotted name in a tree of dataclasses."""
+    value = config
     for part in key.split("."):
         value = getattr(value, part)
     return value
@@ -306,7 +307,8 @@ def _merge(into: Dict[str, Any], other: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def plain_values(value: Any) -> Any:
+    """Nested mappings and sequences as the dictionaries and lists that YAML and JSON hold; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: plain_values(item) for key, item in value.items()}
+    return [plain_values(item) for item in value] if isinstance(value, (tuple, list)) else value
