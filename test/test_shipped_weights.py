@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mf_ros.core.config import EngineConfig, ProjectionConfig
 from mf_ros.core.projection import ProjectedReturns, project_points, to_sparse_depth
 from mf_ros.core.types import ByteArray, CameraPoints, FloatArray, SparseDepth
 from mf_ros.engine import make_engine
-from mf_ros.engine.bundle import CONFIG, SHIPPED
+from mf_ros.engine.bundle import CARD, CONFIG, GRAPH, REFERENCE, SHIPPED, WEIGHTS
 from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.engine.network import NetworkEngine
 from mf_ros.evaluation.frames import EvaluationFrame, find_frames, load_frame
@@ -31,9 +32,7 @@ SIZE = (192, 320)
 HELD_OUT_SEED = 1_000_000_000
 FRAMES_PER_SOURCE = 2
 
-pytestmark = pytest.mark.skipif(
-    not (SHIPPED / NAME / CONFIG).is_file(), reason=f"the weights are not here: {SHIPPED / NAME} holds no {CONFIG}"
-)
+LARGEST_BYTES = 16_000_000
 
 
 def engine(library: str = "onnx") -> NetworkEngine:
@@ -77,6 +76,20 @@ def log_error(depth: FloatArray, scene: Scene) -> float:
     """Mean error of log depth, which far pixels do not dominate."""
     known = np.isfinite(scene.depth) & (scene.depth > 0)
     return float(np.abs(np.log(depth[known] / scene.depth[known])).mean())
+
+
+def test_every_file_of_the_network_is_there_and_small_enough_for_a_package() -> None:
+    sizes = {path.name: path.stat().st_size for path in (SHIPPED / NAME).iterdir()}
+    assert set(sizes) == {CONFIG, WEIGHTS, GRAPH, REFERENCE, CARD}
+    assert sum(sizes.values()) <= LARGEST_BYTES, f"{SHIPPED / NAME} holds {sum(sizes.values())} bytes"
+
+
+def test_the_model_card_says_what_the_network_was_trained_on_and_how_good_it_is() -> None:
+    card = (SHIPPED / NAME / CARD).read_text(encoding="utf-8")
+    steps = json.loads((SHIPPED / NAME / CONFIG).read_text(encoding="utf-8"))["training"]["steps"]
+    assert f"batch=8 steps={steps} " in card
+    for told in ("2400 procedural scenes", "no recorded data", "392 TFLOP", "| kitti_object (8) |", "Apache-2.0"):
+        assert told in card, told
 
 
 def test_an_image_alone_gives_depth_that_says_it_has_no_metric_scale(
