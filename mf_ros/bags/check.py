@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
-import cv2
 import numpy as np
 
 from mf_ros.bags.check_samples import Bad, Samples
@@ -20,8 +19,9 @@ from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.deskew import to_camera
+from mf_ros.core.pictures import write_png
 from mf_ros.core.projection import project_points
-from mf_ros.core.types import ByteArray, CameraFrame, LidarSweep
+from mf_ros.core.types import CameraFrame, LidarSweep
 from mf_ros.errors import BagError, CalibrationError, MessageError, TopicError, TransformError
 from mf_ros.findings import Finding, Severity, has_errors, worst_first
 
@@ -256,7 +256,8 @@ class _Check:
             returns = project_points(points, camera, self._config.projection)
             counts.append(len(returns))
             if out is not None:
-                pictures.append(_write_picture(out / f"lidar_on_image_{number}.png", draw_returns(pixels, returns)))
+                pictures.append(out / f"lidar_on_image_{number}.png")
+                write_png(pictures[-1], draw_returns(pixels, returns), BagError)
         if counts and float(np.median(counts)) < _FEW_IN_IMAGE:
             text = f"Only {int(np.median(counts))} LiDAR points fall into an image (median over {len(counts)} images)."
             advice = (
@@ -292,13 +293,3 @@ class _Check:
         self._add(
             severity, text, "replay counts and skips them; if there are many, look at the driver or the recorder."
         )
-
-
-def _write_picture(path: Path, image: ByteArray) -> Path:
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    try:
-        if done:
-            path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise BagError(f"{path} cannot be written: {error.strerror}.") from error
-    return path

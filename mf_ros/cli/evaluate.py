@@ -22,9 +22,10 @@ from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.colours import colour_depth
 from mf_ros.core.config import Config
+from mf_ros.core.pictures import write_png
 from mf_ros.engine import make_engine
 from mf_ros.engine.classical import ClassicalEngine
-from mf_ros.errors import ConfigError
+from mf_ros.errors import BagError, ConfigError
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, evaluate
 
@@ -164,8 +165,6 @@ def _picture_hook(folder: Path, engine: str) -> Callable[[Prediction], None]:
         shown = draw_returns(prediction.frame.image, prediction.case.shown)
         both = np.concatenate([shown, colour_depth(prediction.depth)])
         name = f"{prediction.frame.source}_{prediction.frame.name}_{prediction.case.input}.png".replace(os.sep, "_")
-        done, data = cv2.imencode(".png", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))
-        if done:
-            (folder / name).write_bytes(data.tobytes())
+        write_png(folder / name, both, BagError)
 
     return save

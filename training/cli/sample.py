@@ -9,10 +9,11 @@ from typing import Annotated
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json, progress
+from mf_ros.core.pictures import write_png
 from mf_ros.engine.bundle import load_bundle
 from mf_ros.engine.torch_backend import load_network
 from mf_ros.errors import ConfigError
-from mf_training.cli.sheets import check_sheet, write_sheet
+from mf_training.cli.sheets import check_sheet
 from mf_training.config import SceneSourceConfig
 from mf_training.pictures import sample_row, sample_sheet
 from mf_training.scenes import make_scene
@@ -59,7 +60,7 @@ class Sample(Options):
                 scene = make_scene(first + k, (self.height, self.width), scans=1)
                 rows.append(sample_row(net, scene, self.steps))
                 advance((k + 1) / self.count)
-        write_sheet(self.out, sample_sheet(rows), self.count)
+        write_png(self.out, sample_sheet(rows), ConfigError)
         named = {cells[0].name: [cell.error for cell in cells] for cells in zip(*rows, strict=True)}
         errors = {name: values for name, values in named.items() if values[0] is not None}
         if self.json:

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, Optional
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json, progress
+from mf_ros.core.pictures import write_png
 from mf_ros.errors import ConfigError
-from mf_training.cli.sheets import check_sheet, write_sheet
+from mf_training.cli.sheets import check_sheet
 from mf_training.scenes import SceneConfig, make_scene
 from mf_training.scenes.sheet import contact_sheet
 
@@ -57,7 +58,7 @@ class Scenes(Options):
                 scenes.append(make_scene(self.seed + k, (self.height, self.width), scans=self.scans, config=config))
                 spent += time.perf_counter() - start
                 advance((k + 1) / self.count)
-        write_sheet(self.out, contact_sheet(scenes), self.count)
+        write_png(self.out, contact_sheet(scenes), ConfigError)
         rate = self.count / spent
         if self.json:
             kinds = [scene.kind for scene in scenes]
