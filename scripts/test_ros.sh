@@ -25,13 +25,13 @@ fi
 echo "== ROS 2 $ROS_DISTRO"
 
 # An environment that sees rclpy. Its NumPy has the first number of the system's, for which the packages of ROS were
-# built; newer versions of pytest cannot load the plugin of launch_testing.
+# built.
 PYTHON=/usr/bin/python3 make_venv .venv-ros --system-site-packages
 python=$PWD/.venv-ros/bin/python
 numpy="numpy<$(/usr/bin/python3 -c 'import numpy; print(int(numpy.__version__.split(".")[0]) + 1)' 2>/dev/null || echo 2)"
 extras=bags,onnx
 "$python" -c 'import cv2' 2>/dev/null || extras+=,cv
-"$python" -m pip install -q "$numpy" 'pytest>=7,<9' 'hypothesis>=6' -e ".[$extras]"
+"$python" -m pip install -q "$numpy" 'pytest>=7' 'hypothesis>=6' -e ".[$extras]"
 
 # Launch files and `ros2 run` need an installed package: colcon's, or pip's where there is no colcon.
 if command -v colcon >/dev/null; then
