@@ -126,6 +126,13 @@ def test_nearer_points_are_drawn_over_farther_ones() -> None:
     assert (draw_returns(image, returns_at(70.0)) != draw_returns(image, returns_at(3.0))).any()
 
 
+def test_no_dot_covers_the_middle_of_a_nearer_one_beside_it() -> None:
+    near = returns_at(3.0)
+    beside = ProjectedReturns.unmarked(np.array([[20, 20], [19, 20], [20, 19]], np.float32), np.float32([3, 70, 70]))
+    image = np.zeros((40, 40, 3), np.uint8)
+    assert np.array_equal(draw_returns(image, beside)[20, 20], draw_returns(image, near)[20, 20])
+
+
 def test_hidden_points_are_not_drawn() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     assert not draw_returns(image, returns_at(3.0, visible=False)).any()

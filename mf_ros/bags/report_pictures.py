@@ -12,7 +12,8 @@ import numpy as np
 from mf_ros.bags.samples import Sample
 from mf_ros.core.cloud import pack_cloud, unpack_rgb
 from mf_ros.core.config import CloudConfig
-from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
+from mf_ros.core.pictures import draw_dots
+from mf_ros.core.types import AnyArray, ByteArray, FloatArray
 
 _NO_DEPTH = (110, 110, 116)
 _BEYOND = (24, 24, 30)
@@ -99,7 +100,7 @@ def lidar_picture(sample: Sample, scales: Scales) -> ByteArray:
     z = sample.sparse[rows, cols]
     order = np.argsort(-z, kind="stable")
     small = len(z) > _CROWDED * sample.sparse.size
-    _dots(picture, cols[order], rows[order], _turbo(z[order], scales), 0 if small else 1)
+    draw_dots(picture, rows[order], cols[order], _turbo(z[order], scales), 0 if small else 1)
     return picture
 
 
@@ -128,7 +129,7 @@ def error_picture(sample: Sample, scales: Scales) -> ByteArray:
     colours[missing] = _NO_ESTIMATE
     cols, rows = np.rint(sample.error_uv).astype(np.intp).T
     small = len(error) > _CROWDED * grey.size
-    _dots(picture, cols[order], rows[order], colours[order], 0 if small else 1)
+    draw_dots(picture, rows[order], cols[order], colours[order], 0 if small else 1)
     return np.asarray(picture, np.uint8)
 
 
@@ -244,7 +245,7 @@ def _oblique(points: FloatArray, colours: ByteArray, view_m: float, shape: Tuple
     picture = np.full((height, width, 3), _BACKGROUND, np.uint8)
     cols = np.rint(width / 2 + focal * x / z).astype(np.intp)[order]
     rows = np.rint(height / 2 + focal * y / z).astype(np.intp)[order]
-    _dots(picture, cols, rows, colours[order], 1)
+    draw_dots(picture, rows, cols, colours[order], 1)
     return picture
 
 
@@ -256,7 +257,8 @@ def _top_down(
     metre = (width - 1) / view_m
 
     def place(xyz: FloatArray) -> Tuple[AnyArray, AnyArray]:
-        return np.rint(xyz[:, 2] * metre).astype(np.intp), np.rint(height / 2 + xyz[:, 0] * metre).astype(np.intp)
+        """Rows and columns."""
+        return np.rint(height / 2 + xyz[:, 0] * metre).astype(np.intp), np.rint(xyz[:, 2] * metre).astype(np.intp)
 
     picture = np.full((height, width, 3), _BACKGROUND, np.uint8)
     step = grid_step(view_m)
@@ -266,26 +268,13 @@ def _top_down(
         picture[min(max(round(height / 2 + number * step * metre), 0), height - 1)] = _GRID
     # The highest is seen from above; y points down.
     order = np.argsort(-points[:, 1], kind="stable")
-    _dots(picture, *place(points[order]), colours[order], 1)
-    _dots(picture, *place(returns), np.broadcast_to(np.array(_RETURNS, np.uint8), (len(returns), 3)), 0)
+    draw_dots(picture, *place(points[order]), colours[order], 1)
+    draw_dots(picture, *place(returns), np.broadcast_to(np.array(_RETURNS, np.uint8), (len(returns), 3)), 0)
     for number in range(1, int(view_m / step) + 1):
         text, at = f"{number * step:g} m", (round(number * step * metre) + 3, height - 6)
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 4, cv2.LINE_AA)
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, _TEXT, 1, cv2.LINE_AA)
     return picture
-
-
-def _dots(picture: AnyArray, cols: AnyArray, rows: AnyArray, colours: AnyArray, radius: int) -> None:
-    """Draw a dot for each point in order; points outside the picture are left out."""
-    height, width = picture.shape[:2]
-    inside: BoolArray = (cols >= 0) & (cols < width) & (rows >= 0) & (rows < height)
-    cols, rows, colours = cols[inside], rows[inside], colours[inside]
-    around = [(0, 0)] if radius == 0 else [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
-    # All parts of a dot at once, else the arms of a far dot would cover the middle of a nearer one.
-    dx, dy = np.array(around).T
-    x = np.clip(cols[:, None] + dx, 0, width - 1).reshape(-1)
-    y = np.clip(rows[:, None] + dy, 0, height - 1).reshape(-1)
-    picture[y, x] = np.repeat(colours, len(around), axis=0)
 
 
 def _turbo(depth: FloatArray, scales: Scales) -> ByteArray:

@@ -1,4 +1,4 @@
-"""Pictures for people: written as PNG."""
+"""Pictures for people: dots drawn on them, and how they are written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ from pathlib import Path
 from typing import Type
 
 import cv2
+import numpy as np
 
-from mf_ros.core.types import ByteArray
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray
 from mf_ros.errors import MfRosError
+
+
+def draw_dots(picture: ByteArray, rows: AnyArray, cols: AnyArray, colours: ByteArray, radius: int) -> None:
+    """Draw round dots into a picture, each over those before it.
+
+    Args:
+        picture: (H, W, 3) uint8, which is changed.
+        rows, cols: (N,) whole numbers, the middles of the dots; dots whose middle lies outside are left out.
+        colours: (N, 3) uint8.
+        radius: pixels; 0 draws single pixels.
+    """
+    height, width = picture.shape[:2]
+    inside: BoolArray = (cols >= 0) & (cols < width) & (rows >= 0) & (rows < height)
+    rows, cols, colours = rows[inside], cols[inside], colours[inside]
+    reach = np.arange(-radius, radius + 1)
+    dy, dx = np.nonzero(reach[:, None] ** 2 + reach**2 <= radius**2)
+    # All parts of a dot at once, else the rim of one would cover the middle of a later one.
+    y = np.clip(rows[:, None] + dy - radius, 0, height - 1).reshape(-1)
+    x = np.clip(cols[:, None] + dx - radius, 0, width - 1).reshape(-1)
+    picture[y, x] = np.repeat(colours, len(dy), axis=0)
 
 
 def write_png(path: Path, picture: ByteArray, refused: Type[MfRosError]) -> None:
