@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
@@ -159,8 +161,10 @@ class Peer:
             self.publish(topic, BUILD.image(pixels, at, CAMERA_FRAME, "rgb8"))
         return at
 
-    def publish_sweep(self, number: float, topic: str = "points", qos: Any = 10, **changes: Any) -> None:
-        self.publish(f"{self.prefix}/{topic}", BUILD.sweep(wall(number, **changes)), qos)
+    def publish_sweep(self, number: float, topic: str = "points", qos: Any = 10, lift_m: float = 0.0) -> None:
+        sweep = wall(number)
+        lifted = replace(sweep, points=sweep.points + np.array([0, 0, lift_m], np.float32))
+        self.publish(f"{self.prefix}/{topic}", BUILD.sweep(lifted), qos)
 
     def publish_set(self, number: float) -> int:
         """Sweep and image of that number; returns the stamp."""
@@ -207,10 +211,8 @@ class Peer:
             self.status[status.name.split(": ", 1)[1]] = status
 
     def _spin(self) -> None:
-        try:
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
             self._executor.spin()
-        except rclpy.executors.ExternalShutdownException:
-            pass
 
 
 def new_domain() -> int:

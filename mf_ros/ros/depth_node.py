@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -28,7 +29,7 @@ from mf_ros.errors import ConfigError, MfRosError
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.diagnostics import CalibrationStatus, DepthStatus, engine_status, input_status
 from mf_ros.ros.inputs import NodeInputs, Received
-from mf_ros.ros.parameters import AT_RELOAD, check_change, declare_parameters, read_config
+from mf_ros.ros.parameters import AT_RELOAD, check_change, declare_parameters, read_config, unknown_parameters
 from mf_ros.ros.snapshot import write_snapshot
 from mf_ros.ros.types import message_builder
 from mf_ros.ros.worker import Worker
@@ -140,6 +141,8 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
 
     def autostart(self) -> bool:
         """Configure and activate, unless a lifecycle manager does; returns False where one of the two failed."""
+        for text in unknown_parameters(self):
+            self.get_logger().warning(text)
         if not self.get_parameter("node.autostart").value:
             self.get_logger().info("node.autostart is false: waiting for a lifecycle manager to configure it.")
             return True
@@ -317,6 +320,8 @@ def main(args: Optional[List[str]] = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # Launch and terminal both send the signal; the second one must not break into the end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from difflib import get_close_matches
 from typing import Any, Dict, Iterable, List, Tuple
 
 from rcl_interfaces.msg import (
@@ -19,6 +20,7 @@ from mf_ros.core.config import Config
 from mf_ros.core.settings import Setting, config_from_mapping, settings
 from mf_ros.errors import ConfigError
 
+_OTHERS = ("qos_overrides.", "diagnostic_updater.", "use_sim_time", "start_type_description_service")
 READ_ONLY = ("node.",)
 AT_RELOAD = ("engine.",)
 WHILE_INACTIVE = ("sync.", "output.scale", "output.rectify")
@@ -46,6 +48,21 @@ def declare_parameters(node: Node) -> None:
         node.declare_parameter(setting.key, kind if default == [] else default, _descriptor(setting, kind.value))
 
 
+def unknown_parameters(node: Node) -> List[str]:
+    """One sentence for each parameter given at the start that the node does not have, as after a slip of the pen.
+
+    ROS passes over such parameters in silence. Its Python library tells what was given only in a private attribute, so
+    where that is missing nothing is found.
+    """
+    given = getattr(node, "_parameter_overrides", {})
+    return [
+        f"The parameter '{name}' is not one of this node's: {', '.join(get_close_matches(name, settings())) or 'none'} "
+        "is similar; see docs/node.md."
+        for name in given
+        if not node.has_parameter(name) and not name.startswith(_OTHERS)
+    ]
+
+
 def read_config(node: Node, changed: Iterable[Parameter] = ()) -> Config:
     """The settings that the node's parameters make.
 
@@ -64,15 +81,18 @@ def read_config(node: Node, changed: Iterable[Parameter] = ()) -> Config:
 
 def check_change(node: Node, changed: List[Parameter], active: bool) -> SetParametersResult:
     """Whether parameters may be set as asked for; what may not change now is refused with what to do instead."""
-    for each in changed:
-        if active and each.name.startswith(WHILE_INACTIVE) and each.name in settings():
+    ours = [each for each in changed if each.name in settings()]
+    if not ours:
+        return SetParametersResult(successful=True)
+    for each in ours:
+        if active and each.name.startswith(WHILE_INACTIVE):
             return SetParametersResult(
                 successful=False,
                 reason=f"{each.name} cannot change while the node is active: "
                 "ros2 lifecycle set NODE deactivate, set it, and activate again.",
             )
     try:
-        read_config(node, changed)
+        read_config(node, ours)
     except ConfigError as error:
         return SetParametersResult(successful=False, reason=str(error))
     return SetParametersResult(successful=True)
@@ -93,6 +113,8 @@ def _descriptor(setting: Setting, kind: int) -> ParameterDescriptor:
         description=setting.description,
         additional_constraints=f"Allowed: {setting.allowed()}.",
         read_only=setting.key.startswith(READ_ONLY),
+        # A whole number without a point is a number too; the settings check types themselves.
+        dynamic_typing=kind == ParameterType.PARAMETER_DOUBLE,
     )
     if setting.minimum is None or setting.maximum is None:
         return descriptor
