@@ -16,10 +16,7 @@ def draw_returns(image: ByteArray, returns: ProjectedReturns) -> ByteArray:
     The colours are those of ``colour_depth``. The image is darkened so that the dots stand out.
     """
     dimmed: ByteArray = (image * np.float32(0.6)).astype(np.uint8)
-    # Far to near: where dots overlap, the nearer one is what the camera sees.
-    shown = returns.far_to_near[returns.visible[returns.far_to_near]]
-    if len(shown):
-        rows, cols = returns.pixels()
-        radius = max(1, round(image.shape[1] / 900))
-        draw_dots(dimmed, rows[shown], cols[shown], colour_depth(returns.z[shown]), radius)
+    order = returns.drawing_order()
+    rows, cols = returns.pixels()
+    draw_dots(dimmed, rows[order], cols[order], colour_depth(returns.z[order]), max(1, round(image.shape[1] / 900)))
     return dimmed

@@ -11,6 +11,7 @@ import numpy as np
 
 from mf_ros.bags.samples import Sample
 from mf_ros.core.cloud import pack_cloud, unpack_rgb
+from mf_ros.core.colours import mapped
 from mf_ros.core.config import CloudConfig
 from mf_ros.core.pictures import draw_dots
 from mf_ros.core.types import AnyArray, ByteArray, FloatArray
@@ -285,11 +286,7 @@ def _turbo(depth: FloatArray, scales: Scales) -> ByteArray:
 def _mapped(part: FloatArray, colour_map: int) -> ByteArray:
     """Colours (..., 3) of values in [0, 1]; what is not finite counts as 0."""
     level = np.rint(255 * np.clip(np.nan_to_num(part, nan=0.0), 0, 1)).astype(np.uint8)
-    flat = level.reshape(-1, 1)
-    if not flat.size:
-        return np.zeros((*part.shape, 3), np.uint8)
-    coloured = cv2.applyColorMap(flat, colour_map).reshape(*part.shape, 3)
-    return np.array(coloured[..., ::-1], np.uint8)
+    return mapped(level, colour_map)
 
 
 def _uncertainty_colours(uncertainty: FloatArray) -> ByteArray:

@@ -1,4 +1,4 @@
-"""Depth as colours on one fixed scale, so that pictures of different recordings can be compared."""
+"""Depth as colours on one fixed scale, so that pictures of different recordings can be compared; colour maps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def colour_depth(depth: FloatArray) -> ByteArray:
     part = (1.0 / z - 1.0 / _FAR_M) / (1.0 / _NEAR_M - 1.0 / _FAR_M)
     # The square root spends fewer colours on the first metres.
     level = np.rint(255 * np.sqrt(part)).astype(np.uint8)
-    colours = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_TURBO).reshape(*depth.shape, 3)[..., ::-1]
-    shown: ByteArray = np.where(known[..., None], colours, np.uint8(0))
+    shown: ByteArray = np.where(known[..., None], mapped(level, cv2.COLORMAP_TURBO), np.uint8(0))
     return shown
+
+
+def mapped(level: ByteArray, colour_map: int) -> ByteArray:
+    """Colours (..., 3) uint8 RGB of levels (...) uint8 in one of OpenCV's colour maps."""
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1), colour_map)
+    return np.asarray(colours[:, 0, ::-1][level], np.uint8)

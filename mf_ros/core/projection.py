@@ -56,6 +56,10 @@ class ProjectedReturns:
         """(M,) int64 positions from the farthest return to the nearest; equal ones keep their order."""
         return np.argsort(-self.z, kind="stable")
 
+    def drawing_order(self) -> AnyArray:
+        """(K,) int64 positions of the visible returns, far to near, so that what the camera sees is written last."""
+        return self.far_to_near[self.visible[self.far_to_near]]
+
     def marked(self, visible: BoolArray, lonely: BoolArray) -> ProjectedReturns:
         """The same returns with other marks."""
         marked = replace(self, visible=visible, lonely=lonely)
@@ -117,8 +121,7 @@ def mark_visible(returns: ProjectedReturns, shape: Tuple[int, int], config: Proj
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:
     """Depth image of the visible returns; where several share a pixel the nearest stays (z-buffer)."""
     rows, cols = returns.pixels()
-    order = returns.far_to_near
-    keep = order[returns.visible[order]]
+    keep = returns.drawing_order()
     depth = _last_written(rows[keep], cols[keep], returns.z[keep], (camera.height, camera.width))
     lonely = int(np.count_nonzero(returns.lonely))
     return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - len(keep) - lonely, lonely)
