@@ -170,19 +170,18 @@ def test_depth_is_z_along_the_optical_axis(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_lidar_at_the_camera_sees_what_the_camera_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = render(monkeypatch, (0, 0, 0))
-    _, inside, hidden = behind(scene.scans[0].points, scene)
-    assert inside.sum() > 100
+    returns, hidden = behind(scene.scans[0], scene)
+    assert len(returns) > 100
     assert hidden.sum() <= 2, "but for the pixels that the edges of the pole share"
 
 
 def test_a_lidar_beside_the_camera_sees_past_the_pole(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = render(monkeypatch, (0, 0.6, 0))
-    scan = scene.scans[0]
-    uv, _, hidden = behind(scan.points, scene)
+    returns, hidden = behind(scene.scans[0], scene)
     assert hidden.sum() >= 3
-    np.testing.assert_allclose(scan.points[hidden, 2], 10.0, atol=1e-3)
+    np.testing.assert_allclose(returns.z[hidden], 10.0, atol=1e-3)
     # The pole covers 100 * 0.1 / 4 pixels to either side of the middle.
-    assert (np.abs(uv[hidden, 0] - 47.5) < 4).all()
+    assert (np.abs(returns.uv[hidden, 0] - 47.5) < 4).all()
 
 
 # Sensors
@@ -261,10 +260,9 @@ def test_ghosts_are_as_rare_as_asked_for() -> None:
 def test_a_perfect_sensor_agrees_with_the_depth_where_it_is_not_hidden() -> None:
     scene = make_scene(3, SIZE, scans=3, config=PERFECT)
     for scan in scene.scans:
-        uv, inside, _ = behind(scan.points, scene)
-        column, row = np.rint(uv[inside]).astype(int).T
-        depth, z = scene.depth[row.clip(0, 63), column.clip(0, 95)], scan.points[inside, 2]
-        assert np.median(np.abs(depth / z - 1)[np.isfinite(depth)]) < 0.03
+        returns, _ = behind(scan, scene)
+        depth = scene.depth[returns.pixels()]
+        assert np.median(np.abs(depth / returns.z - 1)[np.isfinite(depth)]) < 0.03
 
 
 # Scenes
@@ -352,3 +350,12 @@ def test_the_sheet_rings_hidden_returns_in_red(monkeypatch: pytest.MonkeyPatch) 
     clean = contact_sheet([render(monkeypatch, (0, 0, 0))])
     red = [((s[..., 0] == 230) & (s[..., 1] == 20)).sum() for s in (sheet, clean)]
     assert red[0] > 20 > red[1]
+
+
+def test_the_sheet_shows_sweeps_in_the_colours_of_the_depth_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = render(monkeypatch, (0, 0, 0))
+    rows, cols = behind(scene.scans[0], scene)[0].pixels()
+    # Below a line of text; cells are 96 wide and 4 apart.
+    depth, sweep = (contact_sheet([scene])[18 + rows, left + cols].astype(int) for left in (100, 200))
+    assert len(np.unique(depth, axis=0)) >= 2, "the pole is nearer than the wall"
+    assert np.abs(depth - sweep).max(1).mean() < 10

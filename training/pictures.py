@@ -18,10 +18,8 @@ from mf_ros.evaluation.metrics import depth_metrics, scale_to
 from mf_ros.model import ModalityForcing, Prediction
 from mf_ros.model.sampler import Known, sample
 from mf_training.losses import SKY_M
-from mf_training.scenes.sheet import Picture, depth_picture, labelled, side_by_side, stacked
+from mf_training.scenes.sheet import Picture, darkened, depth_picture, draw_returns, labelled, side_by_side, stacked
 from mf_training.scenes.types import Scene
-
-_DOT = np.array([(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)])
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,10 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
         steps: denoising steps.
     """
     image = np.ascontiguousarray(scene.image.transpose(1, 2, 0))
-    sparse = _shown(scene)
-    made = condition(sparse)
+    camera = scene.camera()
+    returns = project_points(scene.scans[0].as_points(), camera, ProjectionConfig())
+    sparse = to_sparse_depth(returns, camera)
+    made = condition(sparse.depth)
     given = network_image(torch.from_numpy(scene.image).float())[None]
     lidar = Known(given, _plane(made.depth), _plane(made.level), _plane(made.prior))
     nothing = _nothing_of(scene.depth.shape)
@@ -72,13 +72,15 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
     def made_of(known: Known, count: int) -> Prediction:
         return sample(net, known, count, torch.Generator().manual_seed(scene.seed))
 
+    lidar_picture = darkened(image)
+    draw_returns(lidar_picture, returns, scene.depth, 1)
     truth, scale = _as_known(scene.depth)
     both = made_of(nothing, steps)
     joint = to_depth(_array(both.depth), scale)
     return [
         Cell("image", image, note=f"seed {scene.seed}, {scene.kind}"),
         Cell("true depth", depth_picture(scene.depth)),
-        Cell("LiDAR shown", _returns_on(image, sparse, scene.depth), note=_sweep_text(scene, sparse)),
+        Cell("LiDAR shown", lidar_picture, note=_sweep_text(scene, sparse.count)),
         _depth_cell("image + LiDAR to depth", made_of(lidar, 1), scene, made),
         _depth_cell("LiDAR to depth", made_of(replace(lidar, image=None), 1), scene, made),
         _depth_cell("image to depth", made_of(replace(nothing, image=given), 1), scene),
@@ -88,16 +90,10 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
     ]
 
 
-def _shown(scene: Scene) -> FloatArray:
-    """(H, W) metres of the scene's first sweep."""
-    camera = scene.camera()
-    return to_sparse_depth(project_points(scene.scans[0].as_points(), camera, ProjectionConfig()), camera).depth
-
-
-def _sweep_text(scene: Scene, sparse: FloatArray) -> str:
+def _sweep_text(scene: Scene, count: int) -> str:
     scan = scene.scans[0]
     lines = f", {scan.lines} lines" if scan.lines else ""
-    return f"{scan.kind}{lines}, {np.count_nonzero(sparse)} returns"
+    return f"{scan.kind}{lines}, {count} returns"
 
 
 def _depth_cell(name: str, out: Prediction, scene: Scene, made: Optional[Conditioning] = None) -> Cell:
@@ -140,17 +136,3 @@ def _picture(image: Optional[Tensor]) -> Picture:
     assert image is not None
     values = np.clip(displayed_image(image[0].float().numpy().transpose(1, 2, 0)), 0, 255)
     return np.ascontiguousarray(np.rint(values).astype(np.uint8))
-
-
-def _returns_on(image: Picture, sparse: FloatArray, truth: FloatArray) -> Picture:
-    """The darkened image with its returns as dots in the colours of the truth."""
-    shown: Picture = (image * np.float32(0.5)).astype(np.uint8)
-    rows, cols = np.nonzero(sparse)
-    order = np.argsort(-sparse[rows, cols], kind="stable")
-    rows, cols = rows[order], cols[order]
-    colours = depth_picture(sparse, like=truth)[rows, cols]
-    # Whole dots far to near, so that no far one covers the middle of a nearer one.
-    y = np.clip(rows[:, None] + _DOT[:, 0], 0, sparse.shape[0] - 1).reshape(-1)
-    x = np.clip(cols[:, None] + _DOT[:, 1], 0, sparse.shape[1] - 1).reshape(-1)
-    shown[y, x] = colours.repeat(len(_DOT), axis=0)
-    return shown

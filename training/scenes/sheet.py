@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mf_ros.core.colours import colour_depth
-from mf_ros.core.types import FloatArray
+from mf_ros.core.colours import mapped
+from mf_ros.core.pictures import draw_dots
+from mf_ros.core.projection import ProjectedReturns, project_points
+from mf_ros.core.types import BoolArray, FloatArray
 from mf_training.scenes.types import LidarScan, Scene
 
 Picture = npt.NDArray[np.uint8]
@@ -37,15 +39,17 @@ def contact_sheet(scenes: Sequence[Scene]) -> Picture:
 
 
 def depth_picture(depth: FloatArray, like: Optional[FloatArray] = None) -> Picture:
-    """Log depth in colours, red near to blue far, spread over what ``like`` holds, by default the depth itself."""
+    """Colours (..., 3) of the logarithm of depth (...), red near to blue far, black where there is none.
+
+    They are spread over what ``like`` holds, by default the depth itself.
+    """
     of = depth if like is None else like
     values = np.log(of[np.isfinite(of) & (of > 0)])
     low, high = np.percentile(values, (1, 99)) if len(values) else (0.0, 1.0)
     known = np.isfinite(depth) & (depth > 0)
     z = np.log(np.where(known, depth, 1.0))
     level = np.clip((high - z) / max(high - low, 1e-3), 0, 1) * 255
-    coloured = cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    shown: Picture = np.where(known[..., None], coloured, np.uint8(0))
+    shown: Picture = np.where(known[..., None], mapped(level.astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8(0))
     return shown
 
 
@@ -54,32 +58,34 @@ def _range(depth: FloatArray) -> str:
     return "none" if not len(known) else f"{known.min():.1f} to {known.max():.0f} m"
 
 
-def behind(points: FloatArray, scene: Scene) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Pixels (N, 2) of points in the camera frame, which of them are in the picture, which behind its depth."""
-    u = scene.K[0, 0] * points[:, 0] / points[:, 2] + scene.K[0, 2]
-    v = scene.K[1, 1] * points[:, 1] / points[:, 2] + scene.K[1, 2]
-    height, width = scene.depth.shape
-    inside = (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
-    column = np.clip(np.rint(np.nan_to_num(u)), 0, width - 1).astype(int)
-    row = np.clip(np.rint(np.nan_to_num(v)), 0, height - 1).astype(int)
-    front = scene.depth[row, column]
-    hidden = inside & (front > 0) & (points[:, 2] > front * (1 + _BEHIND_RATIO) + _BEHIND_M)
-    return np.stack([u, v], 1).astype(np.float32), inside, hidden
+def behind(scan: LidarScan, scene: Scene) -> Tuple[ProjectedReturns, BoolArray]:
+    """The returns in the picture, and which of them (M,) lie clearly behind its depth."""
+    returns = project_points(scan.as_points(), scene.camera())
+    front = scene.depth[returns.pixels()]
+    return returns, (front > 0) & (returns.z > front * (1 + _BEHIND_RATIO) + _BEHIND_M)
 
 
 def _sweep(picture: Picture, scene: Scene, scan: LidarScan) -> Picture:
-    shown: Picture = (picture * np.float32(0.5)).astype(np.uint8)
-    uv, inside, hidden = behind(scan.points, scene)
-    order = np.flatnonzero(inside)[np.argsort(-scan.points[inside, 2], kind="stable")]
-    colours = colour_depth(scan.points[:, 2])
-    for i in order:
-        at = (round(float(uv[i, 0])), round(float(uv[i, 1])))
-        if hidden[i]:
-            cv2.circle(shown, at, 2, _RED, 1)
-        shown[at[1], at[0]] = colours[i]
-    seen = max(1, int(inside.sum()))
+    returns, hidden = behind(scan, scene)
+    shown = darkened(picture)
+    for row, col in np.transpose(returns.pixels())[hidden].tolist():
+        cv2.circle(shown, (col, row), 2, _RED, 1)
+    draw_returns(shown, returns, scene.depth, 0)
+    seen = max(1, len(returns))
     lines = f", {scan.lines} lines" if scan.lines else ""
     return labelled(shown, f"{scan.kind}{lines}, {seen} returns, {hidden.sum() / seen:.1%} hidden")
+
+
+def darkened(picture: Picture) -> Picture:
+    """The picture at half its brightness, so that dots stand out on it."""
+    return (picture * np.float32(0.5)).astype(np.uint8)
+
+
+def draw_returns(picture: Picture, returns: ProjectedReturns, like: FloatArray, radius: int) -> None:
+    """Draw the visible returns into the picture as dots, in the colours of ``depth_picture`` with ``like``."""
+    order = returns.drawing_order()
+    rows, cols = returns.pixels()
+    draw_dots(picture, rows[order], cols[order], depth_picture(returns.z[order], like), radius)
 
 
 def labelled(picture: Picture, text: str, below: Optional[str] = None) -> Picture:
