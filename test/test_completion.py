@@ -71,6 +71,11 @@ def test_two_surfaces_meet_in_a_narrow_edge() -> None:
     assert between.max() <= 6, "an edge between lines sampled every 2 px must not smear over more than 6 px"
 
 
+def test_a_wide_image_stays_in_single_precision() -> None:
+    sparse = shown_at_random(np.full((64, 1300), 5.0, np.float32), 0.02)
+    assert complete_inverse_depth(sparse, row_pattern(sparse > 0)).dtype == np.float32
+
+
 def test_one_return_fills_the_image_with_its_depth() -> None:
     sparse = np.zeros(SHAPE, np.float32)
     sparse[40, 50] = 3.5

@@ -165,8 +165,10 @@ def _windowed(moments: Moments, stride: int, axis: int, xp: ModuleType) -> Momen
     stack = xp.stack(list(moments.values()), 0)
     before, after = (_neighbour(stack, offset, axis, xp, zero=True) for offset in (-1, 1))
     both = (before + after) * _WINDOW_SIDE
+    # A float, because NumPy 1 turns float32 times a large whole number into float64.
+    square = float(stride**2)
     return _moved(
-        moments, both + stack * _WINDOW_CENTRE, (after - before) * (_WINDOW_SIDE * stride), both * stride**2, axis
+        moments, both + stack * _WINDOW_CENTRE, (after - before) * (_WINDOW_SIDE * stride), both * square, axis
     )
 
 

@@ -113,7 +113,10 @@ class CameraStream:
         published = time.perf_counter()
         self.last = result
         age_ms = (time.monotonic_ns() - result.source.received_ns) / 1e6
-        self.pipeline.latency.add({"publish": 1000.0 * (published - start), "received_to_published": age_ms})
+        own_ms = age_ms - result.timings_ms["estimate"]
+        self.pipeline.latency.add(
+            {"publish": 1000.0 * (published - start), "received_to_published": age_ms, "overhead": own_ms}
+        )
         self.health.update(result)
 
     def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:
