@@ -7,7 +7,6 @@ import pytest
 
 from mf_ros.core.camera import make_camera
 from mf_ros.core.cloud import (
-    OrganizedCloud,
     edge_mask,
     pack_cloud,
     pack_points,
@@ -37,9 +36,14 @@ def flat(depth_m: float) -> np.ndarray:
     return np.full((HEIGHT, WIDTH), depth_m, np.float32)
 
 
+def valid(packed: np.ndarray) -> np.ndarray:
+    """(H, W) bool, True where there is a point."""
+    return np.isfinite(packed[..., 2])
+
+
 def test_points_follow_the_pinhole_formula(camera, image):
     depth = np.random.default_rng(2).uniform(1, 50, (HEIGHT, WIDTH)).astype(np.float32)
-    xyz = OrganizedCloud(pack_cloud(depth, image, camera, EVERYTHING)).xyz
+    xyz = pack_cloud(depth, image, camera, EVERYTHING)[..., :3]
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH]
     expected = np.stack([(u - CX) / FX * depth, (v - CY) / FY * depth, depth], axis=-1)
     assert xyz.shape == (HEIGHT, WIDTH, 3)
@@ -47,20 +51,20 @@ def test_points_follow_the_pinhole_formula(camera, image):
 
 
 def test_colours_are_packed_as_pcl_reads_them(camera, image):
-    cloud = OrganizedCloud(pack_cloud(flat(5), image, camera, EVERYTHING))
+    cloud = pack_cloud(flat(5), image, camera, EVERYTHING)
     pixel = image[3, 7].astype(int)
-    assert cloud.rgb[3, 7] == pixel[0] << 16 | pixel[1] << 8 | pixel[2]
-    assert bytes(cloud.packed[3, 7].tobytes()[12:16]) == bytes([pixel[2], pixel[1], pixel[0], 0])
-    np.testing.assert_array_equal(unpack_rgb(cloud.packed), image)
+    assert cloud.view(np.uint32)[3, 7, 3] == pixel[0] << 16 | pixel[1] << 8 | pixel[2]
+    assert bytes(cloud[3, 7].tobytes()[12:16]) == bytes([pixel[2], pixel[1], pixel[0], 0])
+    np.testing.assert_array_equal(unpack_rgb(cloud), image)
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf, 0.0, -3.0])
 def test_pixels_without_depth_become_nan_and_keep_their_place(camera, image, missing):
     depth = flat(5)
     depth[4, 6] = missing
-    cloud = OrganizedCloud(pack_cloud(depth, image, camera, CloudConfig(edge_ratio=0.0)))
-    assert np.isnan(cloud.xyz[4, 6]).all()
-    assert cloud.valid.sum() == WIDTH * HEIGHT - 1
+    cloud = pack_cloud(depth, image, camera, CloudConfig(edge_ratio=0.0))
+    assert np.isnan(cloud[4, 6, :3]).all()
+    assert valid(cloud).sum() == WIDTH * HEIGHT - 1
 
 
 def test_range_and_confidence_filters_drop_what_they_say(camera, image):
@@ -69,16 +73,16 @@ def test_range_and_confidence_filters_drop_what_they_say(camera, image):
     confidence = np.ones((HEIGHT, WIDTH), np.float32)
     confidence[2] = 0.3
     config = CloudConfig(min_depth_m=0.3, max_depth_m=100.0, min_confidence=0.5, edge_ratio=0.0)
-    cloud = OrganizedCloud(pack_cloud(depth, image, camera, config, confidence))
-    assert not cloud.valid[:3].any()
-    assert cloud.valid[3:].all()
+    cloud = pack_cloud(depth, image, camera, config, confidence)
+    assert not valid(cloud)[:3].any()
+    assert valid(cloud)[3:].all()
 
 
 def test_buffer_is_filled_in_place_and_nothing_of_the_last_frame_stays(camera, image):
     buffer = pack_cloud(flat(5), image, camera, EVERYTHING)
     again = pack_cloud(flat(np.nan), image[::-1].copy(), camera, EVERYTHING, out=buffer)
     assert again is buffer
-    assert not OrganizedCloud(buffer).valid.any()
+    assert not valid(buffer).any()
     np.testing.assert_array_equal(unpack_rgb(buffer), image[::-1])
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional, Tuple, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from mf_ros.core.config import CloudConfig
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
@@ -16,42 +14,12 @@ from mf_ros.errors import ConfigError
 if TYPE_CHECKING:
     from mf_ros.core.camera import CameraModel
 
-UIntArray = NDArray[np.uint32]
-
 POINT_STEP = 16
 """Bytes of one packed point: x, y, z and rgb, each four bytes."""
 
 _COLOUR_BITS = np.uint32(0x00FFFFFF)
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 _NO_COLOUR = np.uint32(0)
-
-
-@dataclass(frozen=True)
-class OrganizedCloud:
-    """A coloured point for every pixel of an image.
-
-    Attributes:
-        packed: (H, W, 4) float32 x, y, z in metres (optical frame, NaN where invalid) and rgb, whose 32 bits are
-            0x00RRGGBB as PCL's ``rgb`` field has them. C-contiguous, so its bytes are a PointCloud2's data with
-            ``point_step`` 16 and offsets 0, 4, 8, 12 (little endian, as all machines that ROS 2 supports).
-    """
-
-    packed: FloatArray
-
-    @property
-    def xyz(self) -> FloatArray:
-        """(H, W, 3) float32 metres, a view."""
-        return self.packed[..., :3]
-
-    @property
-    def rgb(self) -> UIntArray:
-        """(H, W) uint32 0x00RRGGBB, a view."""
-        return self.packed.view(np.uint32)[..., 3]
-
-    @property
-    def valid(self) -> BoolArray:
-        """(H, W) bool, True where the point is finite."""
-        return cast(BoolArray, np.isfinite(self.packed[..., 2]))
 
 
 def pack_cloud(
@@ -73,7 +41,10 @@ def pack_cloud(
         out: (H, W, 4) float32 C-contiguous array to fill, reused from frame to frame; made when None.
 
     Returns:
-        (H, W, 4) float32 in the layout of ``OrganizedCloud.packed``; ``out`` when that is given.
+        (H, W, 4) float32, ``out`` when that is given: x, y, z in metres (optical frame, NaN where there is no point)
+        and rgb, whose 32 bits are 0x00RRGGBB as PCL's ``rgb`` field has them. C-contiguous, so its bytes are a
+        PointCloud2's data with ``point_step`` 16 and offsets 0, 4, 8, 12 (little endian, as all machines that ROS 2
+        supports).
 
     Raises:
         ValueError: sizes of depth, image, camera, confidence or ``out`` do not agree.
