@@ -39,9 +39,9 @@ class Street:
     points: CameraPoints
 
 
-def make_street(seed: int = 0) -> Street:
+def make_street() -> Street:
     """Cast the rays of the LiDAR and of the camera into a street canyon, where every ray meets something."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     solids = _solids(rng)
     camera = make_camera(WIDTH, HEIGHT, [721.5, 0.0, 609.6, 0.0, 721.5, 172.9, 0.0, 0.0, 1.0], [], "")
     lidar = np.array([0.0, 0.0, _LIDAR_HEIGHT_M])

@@ -266,13 +266,12 @@ def rectify_maps(camera: CameraModel) -> Tuple[FloatArray, FloatArray]:
     return camera._rectify_maps
 
 
-def rectify_image(image: AnyArray, camera: CameraModel, *, interpolation: int = cv2.INTER_LINEAR) -> AnyArray:
-    """The image as ``camera.rectified()`` would see it; zero where the camera saw nothing.
+def rectify_image(image: AnyArray, camera: CameraModel) -> AnyArray:
+    """The image as ``camera.rectified()`` would see it, interpolated linearly; zero where the camera saw nothing.
 
     Args:
         image: (H, W) or (H, W, C), of the camera's size.
         camera: the camera that took it.
-        interpolation: a cv2 flag; take INTER_NEAREST for labels and depth.
 
     Raises:
         CalibrationError: the image is not of the camera's size.
@@ -285,7 +284,7 @@ def rectify_image(image: AnyArray, camera: CameraModel, *, interpolation: int = 
     if not camera.has_distortion:
         return image
     map_x, map_y = rectify_maps(camera)
-    rectified: AnyArray = cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT)
+    rectified: AnyArray = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return rectified
 
 

@@ -26,9 +26,10 @@ def _safe(value: Part) -> Part:
     return value if abs(value) >= _TINY else _TINY
 
 
-def _slab(o: Part, d: Part, low: float = -1.0, high: float = 1.0) -> Span:
+def _slab(o: Part, d: Part) -> Span:
+    """Between -1 and 1 along one axis."""
     inverse = 1.0 / _safe(d)
-    a, b = (low - o) * inverse, (high - o) * inverse
+    a, b = (-1.0 - o) * inverse, (1.0 - o) * inverse
     return torch.minimum(a, b), torch.maximum(a, b)
 
 
