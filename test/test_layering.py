@@ -35,7 +35,7 @@ ALLOWED = {
     "bags": {"core", "engine", "evaluation"},
     "evaluation": {"core", "engine"},
     "simulate": {"core", "engine", "bags"},
-    "bench": {"core", "engine", "bags", "evaluation", "simulate"},
+    "bench": {"core", "engine", "bags", "evaluation", "simulate", "ros"},
     "ros": {"core", "engine", "model"},
     "cli": {"core", "engine", "bags", "evaluation", "simulate", "bench", "ros"},
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import tyro
 
 from mf_ros.cli.options import OK, Options, print_json, progress
+from mf_ros.errors import ConfigError
 
 # Read by the linear algebra libraries when NumPy is first imported, which is why they are set here.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,17 +27,21 @@ WHAT = {
 class Bench(Options):
     """Measure how fast the parts run on one core of this machine, or on more, on a simulated street.
 
-    Every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine, the
+    core: every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine, the
     shipped network and the baselines, which complete the same frame, the ratio to the engine. Run it on an otherwise
     idle machine.
+
+    node, with ROS 2 sourced: the live node is started and sent images with 64-ring sweeps while all of its outputs are
+    heard; printed are its latencies, what it takes beside its engine (overhead), and its memory.
 
     Examples:
         mf-ros bench core
         mf-ros bench core --threads 2 --width 1216 --height 352
         mf-ros bench core --json > bench.json
+        mf-ros bench node --rate-hz 5 --frames 300
     """
 
-    suite: tyro.conf.Positional[Literal["core"]] = "core"
+    suite: tyro.conf.Positional[Literal["core", "node"]] = "core"
     """Which benchmarks to run."""
     engine: str = "classical"
     """Engine to time beside the baselines."""
@@ -48,9 +53,40 @@ class Bench(Options):
     """Width of the image, pixels; less than 1242 crops it."""
     height: int = 375
     """Height of the image, pixels; less than 375 crops it."""
+    rate_hz: float = 10.0
+    """Images per second that the node is sent."""
+    frames: int = 300
+    """Images that the node is sent."""
 
     def run(self) -> int:
         """Run the benchmarks and print them."""
+        return self._run_node() if self.suite == "node" else self._run_core()
+
+    def _run_node(self) -> int:
+        from mf_ros.bench.node import bench_node
+        from mf_ros.bench.timing import machine
+
+        if self.frames < 1 or self.rate_hz <= 0:
+            raise ConfigError("--frames and --rate-hz must be above zero.")
+        size = (self.width, self.height)
+        with progress("sending") as advance:
+            result = bench_node(self.engine, size=size, rate_hz=self.rate_hz, frames=self.frames, progress=advance)
+        if self.json:
+            print_json(
+                {"machine": machine(), "engine": self.engine, "size": size, "rate_hz": self.rate_hz, **asdict(result)}
+            )
+            return OK
+        print("  ".join(f"{key} {value}" for key, value in machine().items()))
+        print(
+            f"{result.sent} images of {self.width}x{self.height} sent at {self.rate_hz:g} Hz, "
+            f"{result.received} depth images heard"
+        )
+        for stage, values in result.latency_ms.items():
+            print(f"{values['p50']:7.1f} ms median {values['p95']:7.1f} ms p95  {stage}")
+        print(f"memory of the node, MB: {' to '.join(f'{value:.0f}' for value in result.memory_mb)}")
+        return OK
+
+    def _run_core(self) -> int:
         threads = max(self.threads, 1)
         for name in _THREAD_VARIABLES:
             os.environ.setdefault(name, str(threads))
