@@ -156,13 +156,13 @@ def test_a_bad_model_is_refused_and_the_old_one_goes_on(peer: Peer, tmp_path: Pa
 
 
 def test_a_snapshot_holds_inputs_and_outputs(peer: Peer) -> None:
-    from mf_ros.bags.reader import Recording
+    from mf_ros.bags.reader import open_recording
 
     depth_for_new_image(peer)
     answer = peer.trigger("snapshot")
     assert answer.success, answer.message
-    with Recording(Path(answer.message)) as bag:
-        topics = set(bag.topics)
+    with open_recording(Path(answer.message)) as bag:
+        topics = {topic.name for topic in bag.topics}
         assert {"/image", "/camera_info", "/points", "/tf_static", *(f"/{output}" for output in OUTPUTS)} <= topics
         images = [message.log_ns for message in bag.messages(["/image"])]
         depths = [message.log_ns for message in bag.messages([DEPTH])]

@@ -33,11 +33,16 @@ class MessageBuilder:
         types: message classes by type name such as ``sensor_msgs/msg/Image``, made with their fields as keywords.
         sequence: what a field of many numbers is given for a contiguous array of one dimension: the array itself for
             rosbags, an ``array.array`` for rclpy, which looks at each element of anything else.
+        empty: like ``numpy.empty``, for arrays that ``sequence`` takes without a copy.
     """
 
     def __init__(
-        self, types: Mapping[str, Callable[..., Any]], sequence: Callable[[AnyArray], Any] = np.asarray
+        self,
+        types: Mapping[str, Callable[..., Any]],
+        sequence: Callable[[AnyArray], Any] = np.asarray,
+        empty: Callable[[Tuple[int, ...], Any], AnyArray] = np.empty,
     ) -> None:
+        self.empty = empty
         self._types = types
         self._sequence = sequence
 

@@ -68,7 +68,7 @@ class ResultMessages:
         frame, estimate = result.frame, result.estimate
         shape = (*estimate.depth.shape, 4)
         if self._buffer is None or self._buffer.shape != shape:
-            self._buffer = np.empty(shape, np.float32)
+            self._buffer = self._builder.empty(shape, np.float32)
         pack_cloud(estimate.depth, frame.image, frame.camera, self.config.cloud, estimate.confidence, self._buffer)
         voxel_m = self.config.cloud.voxel_m
         return thin_cloud(self._buffer, voxel_m) if voxel_m > 0.0 else self._buffer

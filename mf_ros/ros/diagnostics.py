@@ -16,7 +16,17 @@ from mf_ros.ros.inputs import NodeInputs
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _PERCENTILES = (50, 95)
-_SHOWN_STAGES = ("received_to_published", "overhead", "estimate", "decode_points", "to_camera", "project", "publish")
+_SHOWN_STAGES = (
+    "received_to_published",
+    "overhead",
+    "estimate",
+    "decode_points",
+    "decode_image",
+    "prepare",
+    "to_camera",
+    "project",
+    "publish",
+)
 
 
 class DepthStatus:

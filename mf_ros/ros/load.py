@@ -137,14 +137,19 @@ class _Peer:
         """Publish at the rate; the sweep goes first, so that the image waits for nothing."""
         self._static.publish(self._build.transforms([StampedTransform(CAMERA_FRAME, LIDAR_FRAME, 0, np.eye(4))])[1])
         begin, begin_ns = time.monotonic(), time.time_ns()
+        # Made once, so that this process takes little of the machine from the node.
+        messages = {
+            "points": self._build.sweep(replace(sweep, frame_id=LIDAR_FRAME))[1],
+            "camera_info": self._build.camera_info(camera, begin_ns, CAMERA_FRAME)[1],
+            "image": self._build.image(image, begin_ns, CAMERA_FRAME, "rgb8")[1],
+        }
         memory: List[float] = []
         for number in range(frames):
             self._until(lambda due=begin + number / rate_hz: time.monotonic() >= due, 1e9)  # type: ignore[misc]
             stamp = begin_ns + round(number * 1e9 / rate_hz)
-            points = replace(sweep, stamp_ns=stamp, frame_id=LIDAR_FRAME)
-            self._publishers["points"].publish(self._build.sweep(points)[1])
-            self._publishers["camera_info"].publish(self._build.camera_info(camera, stamp, CAMERA_FRAME)[1])
-            self._publishers["image"].publish(self._build.image(image, stamp, CAMERA_FRAME, "rgb8")[1])
+            for topic, message in messages.items():
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+                self._publishers[topic].publish(message)
             if not memory and number >= _WARM_PART * frames and self._memory():
                 memory.append(self._memory())
             progress(number / frames)
