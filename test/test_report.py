@@ -361,7 +361,7 @@ def test_what_the_views_of_the_cloud_leave_out_is_counted(replayed):
     assert views is not None and views.left_out == pytest.approx(0.25)
     config = {"cloud": {"edge_ratio": 0.0}}
     text = Page(render_report(ReplayReport({**replayed.summary, "config": config}, (scene,)))).text
-    assert "the filters of cloud.* leave out 25% of the pixels with depth." in text
+    assert "cloud.* leaves out 25% of the pixels with depth." in text
 
 
 def test_portrait_images_stand_three_in_a_row(replayed):
