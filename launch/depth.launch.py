@@ -151,6 +151,8 @@ def depth_node(given, params_file):
     for name, value in (("node.points_topics", given["points_topic"]), ("node.camera_names", given["cameras"])):
         if value:
             overrides[name] = split(value)
+    for topic in played(given) if given["bag"] else []:
+        overrides[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
     return LifecycleNode(
         package="mf_ros",
         executable="depth_node",
@@ -218,10 +220,20 @@ def rviz(given):
 
 def playback(bag, given):
     """The recording with its clock; the node stays when it ends."""
+    qos = Path(launch_config.log_dir) / "playback_qos.yaml"
+    profile = {"history": "keep_last", "depth": 10, "reliability": "reliable"}
+    qos.write_text(yaml.safe_dump(dict.fromkeys(played(given), profile)))
     storage = {".mcap": ["--storage", "mcap"], ".db3": ["--storage", "sqlite3"]}.get(bag.suffix, [])
     loop = ["--loop"] if given["bag_loop"] == "true" else []
     options = ["--clock", "--rate", given["bag_rate"], "--delay", str(DISCOVERY_S), "--disable-keyboard-controls"]
+    options += ["--qos-profile-overrides-path", str(qos)]
     return ExecuteProcess(cmd=["ros2", "bag", "play", str(bag), *storage, *options, *loop], output="screen")
+
+
+def played(given):
+    """Full names of the topics that a recording has for the node, which are played and received without loss."""
+    topics = [topic for _, topic in remappings(given)] + split(given["points_topic"])
+    return [absolute(topic, given["namespace"]) for topic in topics]
 
 
 def when_active(node, actions):

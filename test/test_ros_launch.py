@@ -17,6 +17,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("launch_ros")
 
 from launch.logging import launch_config
+from rcl_interfaces.srv import GetParameters
 from ros_peer import TIMEOUT_S, Peer, new_domain, wait_until
 from test_launch_files import launch_arguments
 from wall_scene import LIDAR_FRAME, camera_info, extrinsics, image, wall
@@ -228,6 +229,9 @@ def test_a_bag_is_played_for_the_node_from_its_first_image_on(start: Start, peer
     assert {message.header.frame_id for message in peer.heard["/depth/points"]} == {"camera_optical_frame"}
     assert launched.says("process has finished cleanly")
     assert peer.state() == "active"
+    names = [f"qos_overrides.{topic}.subscription.reliability" for topic in ("/camera/image_raw", "/points")]
+    answer = peer.call(GetParameters, "/mf_ros/get_parameters", GetParameters.Request(names=names))
+    assert [value.string_value for value in answer.values] == ["reliable", "reliable"]
 
 
 def test_what_a_simulated_drive_holds_is_found(drive: Path) -> None:
@@ -267,6 +271,18 @@ def test_each_camera_has_its_own_remappings() -> None:
     found = dict(module().remappings(named))
     assert found["a/image"] == "/a/rgb" and found["b/image/compressed"] == "/b/rgb/compressed"
     assert found["b/camera_info"] == "/calibration/b"
+
+
+def test_the_topics_of_a_recording_are_played_and_received_without_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(launch_config), "log_dir", str(tmp_path))
+    named = given(namespace="robot", bag="x.mcap", image_topic="/cam/image_raw", points_topic="top")
+    wanted = {"/cam/image_raw", "/cam/image_raw/compressed", "/cam/camera_info", "/robot/top"}
+    module().playback(Path("x.mcap"), named)
+    profiles = yaml.safe_load((tmp_path / "playback_qos.yaml").read_text())
+    assert set(profiles) == set(module().played(named)) == wanted
+    assert {profile["reliability"] for profile in profiles.values()} == {"reliable"}
 
 
 def test_rviz_opens_with_the_names_of_this_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
