@@ -45,4 +45,5 @@ else
 fi
 
 echo "== pytest"
-"$python" -m pytest -ra "$@"
+# A sourced ROS would put its packages, made for another environment, before those of this one.
+env -u PYTHONPATH "$python" -m pytest -ra "$@"
