@@ -125,7 +125,9 @@ def look_into(bag, given):
     # In a folder of its own, because -m looks for modules in the current one first.
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError("bag: " + (done.stderr.strip().splitlines() or [f"{command[0]} failed"])[-1])
+        # 2 is a sentence about the recording; anything else is about the interpreter.
+        who = "" if done.returncode == 2 else f"{command[0]} cannot look into it: "
+        raise RuntimeError(f"bag: {who}{(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     recorded = json.loads(done.stdout)
     return {
         "image_topic": recorded["image"],

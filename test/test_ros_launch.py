@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -232,6 +233,17 @@ def test_a_bag_is_played_for_the_node_from_its_first_image_on(start: Start, peer
     names = [f"qos_overrides.{topic}.subscription.reliability" for topic in ("/camera/image_raw", "/points")]
     answer = peer.call(GetParameters, "/mf_ros/get_parameters", GetParameters.Request(names=names))
     assert [value.string_value for value in answer.values] == ["reliable", "reliable"]
+
+
+def test_an_interpreter_that_cannot_run_the_node_is_named(start: Start, tmp_path: Path) -> None:
+    bag = tmp_path / "any.mcap"
+    bag.touch()
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    launched = start(f"bag:={bag}", f"python:={bare}")
+    assert launched.process.wait(TIMEOUT_S) == 1
+    assert re.search(rf"bag: {bare} cannot look into it: .*No module named", launched.log), launched.log
 
 
 def test_what_a_simulated_drive_holds_is_found(drive: Path) -> None:
