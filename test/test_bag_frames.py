@@ -10,11 +10,11 @@ import pytest
 from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.replay import replay
-from mf_ros.bags.topics import choose_topics
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import make_camera
 from mf_ros.core.colours import colour_depth
 from mf_ros.core.config import Config
+from mf_ros.core.topics import choose_topics
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
 from mf_ros.engine.classical import ClassicalEngine

@@ -31,11 +31,11 @@ from mf_ros.bags.feed import patient
 from mf_ros.bags.reader import RecordedMessage, open_recording
 from mf_ros.bags.replay import replay, write_json
 from mf_ros.bags.samples import ReplayReport, Sample, SampleKeeper
-from mf_ros.bags.topics import choose_topics
 from mf_ros.bags.window import RecordingWindow
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import CloudConfig, Config, OutputConfig
+from mf_ros.core.topics import choose_topics
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import BagError, MessageError

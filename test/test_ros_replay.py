@@ -18,8 +18,8 @@ from ros_peer import LATCHED, TYPES, NodeProcess, Peer, new_domain, stamp_of, wa
 
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.replay import replay
-from mf_ros.bags.topics import choose_topics
 from mf_ros.core.config import Config, EngineConfig
+from mf_ros.core.topics import choose_topics
 from mf_ros.engine import make_engine
 from mf_ros.simulate.recording import IMAGE_TOPIC, INFO_TOPIC, POINTS_TOPIC, simulate
 

@@ -12,9 +12,9 @@ pytest.importorskip("rosbags")
 pytest.importorskip("mcap")
 
 from mf_ros.bags.reader import open_recording
-from mf_ros.bags.topics import TopicChoice, choose_topics, is_rectified
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
+from mf_ros.core.topics import TopicChoice, choose_topics, is_rectified
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import TopicError

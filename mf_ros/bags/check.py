@@ -13,14 +13,22 @@ from mf_ros.bags.check_samples import Bad, Samples
 from mf_ros.bags.check_time import check_clocks, check_series, summary
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
-from mf_ros.bags.reader import Recording, TopicInfo
-from mf_ros.bags.topics import CAMERA_INFO_TYPE, TF_TYPES, choose_camera_info, choose_image, choose_points, is_rectified
+from mf_ros.bags.reader import Recording
 from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.deskew import to_camera
 from mf_ros.core.pictures import write_png
 from mf_ros.core.projection import project_points
+from mf_ros.core.topics import (
+    CAMERA_INFO_TYPE,
+    TF_TYPES,
+    TopicInfo,
+    choose_camera_info,
+    choose_image,
+    choose_points,
+    is_rectified,
+)
 from mf_ros.core.types import CameraFrame, LidarSweep
 from mf_ros.errors import BagError, CalibrationError, MessageError, TopicError, TransformError
 from mf_ros.findings import Finding, Severity, has_errors, worst_first

@@ -8,9 +8,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from mf_ros.bags.check_time import Series
 from mf_ros.bags.reader import RecordedMessage, Recording
-from mf_ros.bags.topics import is_static
 from mf_ros.core import messages
 from mf_ros.core.config import Config
+from mf_ros.core.topics import is_static
 from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.errors import MessageError, TransformError

@@ -10,9 +10,9 @@ import numpy as np
 
 from mf_ros.bags.feed import feed, patient
 from mf_ros.bags.reader import Recording
-from mf_ros.bags.topics import TopicChoice
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
+from mf_ros.core.topics import TopicChoice
 from mf_ros.core.types import ByteArray, CameraPoints, DepthEstimate, SparseDepth
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline

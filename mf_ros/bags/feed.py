@@ -9,8 +9,8 @@ from typing import Any, Callable, Iterator, Optional, Tuple
 
 from mf_ros.bags.check_time import REPLAY_WAIT_S
 from mf_ros.bags.reader import RecordedMessage, Recording
-from mf_ros.bags.topics import TopicChoice
 from mf_ros.core.config import Config
+from mf_ros.core.topics import TopicChoice
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline
 from mf_ros.errors import MessageError

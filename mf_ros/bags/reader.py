@@ -5,36 +5,16 @@ from __future__ import annotations
 import heapq
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
 from mf_ros.bags.definitions import ENCODINGS, MessageTypes, uncompressed
 from mf_ros.bags.files import BagFiles, find_files, open_source
 from mf_ros.bags.source import MAX_LOG_NS, Channel, PathArgument, RawMessage, Source, note_impossible_time
+from mf_ros.core.topics import TopicInfo
 from mf_ros.errors import BagError, MessageError, TopicError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TopicInfo:
-    """One topic of a recording.
-
-    Attributes:
-        name: topic name.
-        msgtype: ``package/msg/Type``, also for ROS 1 recordings.
-        count: number of messages the recording lists.
-        rate_hz: messages per second over the whole recording; 0 for a single message.
-    """
-
-    name: str
-    msgtype: str
-    count: int
-    rate_hz: float
-
-    def __str__(self) -> str:
-        return f"{self.name} [{self.msgtype}, {self.count} messages, {self.rate_hz:.1f} Hz]"
 
 
 class RecordedMessage:

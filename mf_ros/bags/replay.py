@@ -20,11 +20,11 @@ from mf_ros.bags.report import REPORT_NAME
 from mf_ros.bags.report_texts import NOT_WRITTEN, PUBLISHED
 from mf_ros.bags.samples import ReplayReport, SampleKeeper, make_sample
 from mf_ros.bags.seen import InputsSeen
-from mf_ros.bags.topics import TopicChoice
 from mf_ros.bags.whole_file import write_whole
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config
 from mf_ros.core.settings import config_to_mapping
+from mf_ros.core.topics import TopicChoice
 from mf_ros.core.types import FloatArray
 from mf_ros.engine import reasons
 from mf_ros.engine.inputs import FrameSet

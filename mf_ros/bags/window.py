@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Iterable, Iterator, List, Optional
 
 from mf_ros.bags.reader import RecordedMessage, Recording
-from mf_ros.bags.topics import CAMERA_INFO_TYPE, TF_TYPES, is_static
+from mf_ros.core.topics import CAMERA_INFO_TYPE, TF_TYPES, is_static
 from mf_ros.errors import BagError
 
 _FIRST_LOOK_NS = 2_000_000_000

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Iterator, Mapping, Optional, Sequence, Tuple,
 import tyro
 
 from mf_ros.bags.reader import Recording, open_recording
-from mf_ros.bags.topics import TopicChoice, choose_topics
 from mf_ros.bags.window import RecordingWindow
 from mf_ros.cli.options import Options
 from mf_ros.core.config import Config, EngineName
 from mf_ros.core.settings import load_config, validate
+from mf_ros.core.topics import TopicChoice, choose_topics
 from mf_ros.errors import TopicError
 
 Topic = Annotated[Optional[str], tyro.conf.arg(metavar="TOPIC")]
