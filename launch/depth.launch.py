@@ -134,6 +134,7 @@ def look_into(bag, given):
         "camera_info_topic": recorded["camera_info"],
         "points_topic": recorded["points"],
         "image_transport": given["image_transport"] or recorded["image_transport"],
+        "rectified": "true" if recorded["rectified"] else "",
         "fixed_frame": given["fixed_frame"] or recorded["fixed_frame"],
     }
 
@@ -147,7 +148,12 @@ def depth_node(given, params_file):
         "engine.device": given["device"],
     }
     overrides = {name: ParameterValue(value, value_type=str) for name, value in texts.items() if value}
-    for name, value in (("use_sim_time", given["use_sim_time"]), ("node.autostart", given["autostart"])):
+    switches = {
+        "use_sim_time": given["use_sim_time"],
+        "node.autostart": given["autostart"],
+        "node.rectified_input": given.get("rectified", ""),
+    }
+    for name, value in switches.items():
         if value:
             overrides[name] = value == "true"
     for name, value in (("node.points_topics", given["points_topic"]), ("node.camera_names", given["cameras"])):

@@ -42,6 +42,7 @@ class CameraStream:
         self.pipeline = self._pipeline(config, engine)
         self.health = HealthMonitor()
         self.last: Optional[DepthResult] = None
+        self._epoch = 0
         self._node = node
         self._messages = ResultMessages(message_builder(), config)
         types = MessageTypes()
@@ -60,6 +61,7 @@ class CameraStream:
         self.pipeline = self._pipeline(config, engine)
         self.health.reset()
         self.last = None
+        self._epoch = 0
         self._messages.config = config
 
     def configure(self, config: Config) -> None:
@@ -95,6 +97,9 @@ class CameraStream:
         self.publishers = {}
 
     def _process(self, frame_set: FrameSet) -> None:
+        if frame_set.epoch != self._epoch:
+            self._epoch = frame_set.epoch
+            self.health.reset()
         heard = [output for output, publisher in self.publishers.items() if publisher.get_subscription_count() > 0]
         if not heard:
             self.pipeline.count_drop(frame_set, reasons.UNHEARD, "nobody subscribes to an output.")

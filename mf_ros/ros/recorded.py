@@ -11,15 +11,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
-from mf_ros.engine.outputs import OUTPUTS
-from mf_ros.errors import BagError, MfRosError, MissingDependencyError, TopicError
+from mf_ros.core import topics
+from mf_ros.errors import BagError, MfRosError, MissingDependencyError
 from mf_ros.ros.types import MessageTypes
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO, POINTS, TF = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
 BODY = "base_link"
+_COMPRESSED = "/compressed"
 
 # Transforms and clouds of a robot repeat themselves; a frame that is not in the first ones is taken as missing.
 _READ = 500
@@ -34,7 +35,8 @@ class Recorded:
         image: base name of the image topic, without the transport.
         image_transport: raw or compressed.
         camera_info: topic of the calibration.
-        points: topic of the LiDAR.
+        points: topics of the LiDARs, with commas.
+        rectified: the image topic's name says that it is rectified.
         fixed_frame: frame to show everything in: base_link, or the LiDAR's where there is no such frame.
     """
 
@@ -42,35 +44,30 @@ class Recorded:
     image_transport: str
     camera_info: str
     points: str
+    rectified: bool = False
     fixed_frame: str = BODY
 
 
-def choose(topics: Mapping[str, str], image: str = "", camera_info: str = "", points: str = "") -> Recorded:
-    """The topics that are named, and for the others the only ones that fit.
+def choose(recording: topics.Recorded, image: str = "", camera_info: str = "", points: str = "") -> Recorded:
+    """The topics that are named, and for the others those that ``mf-ros replay`` takes.
 
     Args:
-        topics: message type by topic.
-        image, camera_info, points: names that are known already; empty ones are looked for.
+        recording: what can be read of it.
+        image, camera_info, points: names that are known already, several point clouds with commas; empty ones are
+            looked for. An image that was recorded compressed only may be named without its transport.
 
     Raises:
         TopicError: nothing fits, or several do.
     """
-    names = [name for name in topics if not name.endswith(tuple(f"/{output}" for output in OUTPUTS))]
-    images = [name for name in names if topics[name] in (IMAGE, COMPRESSED)]
-    if image:
-        streams = [_stream(image)]
-    else:
-        streams = sorted({_stream(name) for name in images if _calibrations(_stream(name), topics)})
-    stream = _only(streams, images, "camera image with a camera_info beside it", "image_topic")
-    if stream not in images and f"{stream}/compressed" not in images:
-        raise TopicError(f"The recording has no image {stream}; choose image_topic from: {_listed(images)}.")
-    infos = [camera_info] if camera_info else _calibrations(stream, topics)
-    all_infos = [name for name in names if topics[name] == CAMERA_INFO]
-    info = _only(infos[:1], all_infos, f"camera_info beside {stream}", "camera_info_topic")
-    clouds = [name for name in names if topics[name] == POINTS]
-    cloud = points or _only(clouds, clouds, "point cloud", "points_topic")
-    is_raw = stream in images and not image.endswith("/compressed")
-    return Recorded(stream, "raw" if is_raw else "compressed", info, cloud)
+    names = {topic.name for topic in recording.topics}
+    if image and image not in names and f"{image}{_COMPRESSED}" in names:
+        image += _COMPRESSED
+    listed = [name.strip() for name in points.split(",") if name.strip()]
+    found = topics.choose_topics(recording, image or None, camera_info or None, listed)
+    compressed = found.image_type == COMPRESSED
+    stream = found.image[: -len(_COMPRESSED)] if compressed else found.image
+    transport = "compressed" if compressed else "raw"
+    return Recorded(stream, transport, found.camera_info, ",".join(found.points), found.rectified)
 
 
 def look_into(bag: Path, image: str = "", camera_info: str = "", points: str = "") -> Recorded:
@@ -80,17 +77,17 @@ def look_into(bag: Path, image: str = "", camera_info: str = "", points: str = "
         BagError: it cannot be read, or no topics fit.
         MissingDependencyError: rosbag2 is not installed.
     """
-    topics = {each.name: each.type for each in _reader(bag).get_all_topics_and_types()}
-    found = choose(topics, image, camera_info, points)
-    lidar = found.points.split(",")[0]
+    recording = _Rosbag2(bag)
+    found = choose(recording, image, camera_info, points)
     frames = set()
-    for _, message in _messages(bag, topics, [name for name, msgtype in topics.items() if msgtype == TF]):
-        for item in message.transforms:
+    transforms = [topic.name for topic in recording.topics if topic.msgtype == TF]
+    for message in recording.messages(transforms):
+        for item in message.decode().transforms:
             frames |= {item.header.frame_id, item.child_frame_id}
-    if BODY in frames or topics.get(lidar) != POINTS:
+    if BODY in frames:
         return found
-    _, cloud = next(_messages(bag, topics, [lidar]), (lidar, None))
-    return found if cloud is None else dataclasses.replace(found, fixed_frame=cloud.header.frame_id)
+    cloud = next(recording.messages(found.points.split(",")[:1]), None)
+    return found if cloud is None else dataclasses.replace(found, fixed_frame=cloud.decode().header.frame_id)
 
 
 def storage_of(bag: Path) -> str:
@@ -108,28 +105,7 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _stream(image: str) -> str:
-    return image[: -len("/compressed")] if image.endswith("/compressed") else image
-
-
-def _calibrations(stream: str, topics: Mapping[str, str]) -> List[str]:
-    """The camera_info topics that lie beside an image topic, the usual place first."""
-    beside = (f"{stream.rpartition('/')[0]}/camera_info", f"{stream}/camera_info")
-    return [name for name in beside if topics.get(name) == CAMERA_INFO]
-
-
-def _only(found: Sequence[str], candidates: Sequence[str], what: str, argument: str) -> str:
-    if len(found) == 1:
-        return found[0]
-    many = "several topics fit" if found else "there is none"
-    raise TopicError(f"The recording's {what} is not clear, {many}; set {argument} to one of: {_listed(candidates)}.")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "(the recording has none)"
-
-
-def _reader(bag: Path, topics: Optional[List[str]] = None) -> Any:
+def _reader(bag: Path, wanted: Optional[List[str]] = None) -> Any:
     try:
         import rosbag2_py
     except ImportError as error:
@@ -145,23 +121,59 @@ def _reader(bag: Path, topics: Optional[List[str]] = None) -> Any:
         raise BagError(
             f"rosbag2 cannot read {bag} ({why}); MCAP needs ros-$ROS_DISTRO-rosbag2-storage-mcap."
         ) from error
-    if topics is not None:
-        reader.set_filter(rosbag2_py.StorageFilter(topics=topics))
+    if wanted is not None:
+        reader.set_filter(rosbag2_py.StorageFilter(topics=wanted))
     return reader
 
 
-def _messages(bag: Path, topics: Mapping[str, str], wanted: List[str]) -> Iterator[Tuple[str, Any]]:
-    """The first messages of some topics, decoded."""
-    from rclpy.serialization import deserialize_message
+class _Message(NamedTuple):
+    """One message as it was recorded."""
 
-    if not wanted:
-        return
-    reader, types = _reader(bag, wanted), MessageTypes()
-    for _ in range(_READ):
-        if not reader.has_next():
+    data: bytes
+    kind: Any
+
+    def decode(self) -> Any:
+        """The message object."""
+        from rclpy.serialization import deserialize_message
+
+        return deserialize_message(self.data, self.kind)
+
+
+class _Rosbag2:
+    """The first messages of a bag, read with rosbag2.
+
+    Raises:
+        BagError: it cannot be read.
+    """
+
+    def __init__(self, bag: Path) -> None:
+        self.name = str(bag)
+        self._bag = bag
+        metadata = _reader(bag).get_metadata()
+        seconds = metadata.duration.nanoseconds / 1e9
+        listed = sorted(metadata.topics_with_message_count, key=lambda each: each.topic_metadata.name)
+        self.topics = [
+            topics.TopicInfo(
+                each.topic_metadata.name,
+                each.topic_metadata.type,
+                each.message_count,
+                max(each.message_count - 1, 0) / seconds if seconds > 0 else 0.0,
+            )
+            for each in listed
+        ]
+
+    def messages(self, names: Iterable[str]) -> Iterator[_Message]:
+        """The first messages of some topics."""
+        wanted = list(names)
+        if not wanted:
             return
-        topic, data, _ = reader.read_next()
-        yield topic, deserialize_message(data, types[topics[topic]])
+        reader, types = _reader(self._bag, wanted), MessageTypes()
+        types_of = {topic.name: topic.msgtype for topic in self.topics}
+        for _ in range(_READ):
+            if not reader.has_next():
+                return
+            topic, data, _ = reader.read_next()
+            yield _Message(data, types[types_of[topic]])
 
 
 if __name__ == "__main__":
