@@ -95,7 +95,8 @@ def project_points(
     uv = camera.project(xyz[ahead])
     upper = np.array([camera.width - 0.5, camera.height - 0.5])
     # A NaN compares False, so points outside the lens' valid field of view drop out here too.
-    inside = ((uv >= -0.5) & (uv < upper)).all(axis=1)
+    u, v = uv.T
+    inside = (u >= -0.5) & (v >= -0.5) & (u < upper[0]) & (v < upper[1])
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
     pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
