@@ -21,7 +21,8 @@ from mf_ros.engine.protocol import DepthEngine, without_memory
 from mf_ros.errors import MfRosError
 from mf_ros.ros.types import MessageTypes, message_builder
 
-OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.RELIABLE)
+# Policies and no profile: overriding one changes the profile that was given.
+_OUTPUT_QOS = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
 NOT_PUBLISHED = "not_published"
 """A result that no message can hold."""
 
@@ -50,7 +51,7 @@ class CameraStream:
             output: node.create_lifecycle_publisher(
                 types[msgtype],
                 self.prefix + output,
-                OUTPUT_QOS,
+                QoSProfile(**_OUTPUT_QOS),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for output, msgtype in OUTPUTS.items()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import rclpy
 from diagnostic_updater import Updater
@@ -39,6 +40,23 @@ FAILED, BAD_SETTINGS = 1, 2
 _DIAGNOSTIC_PERIOD_S = 1.0
 # Normal in use: they stand in /diagnostics.
 QUIET_REASONS = (reasons.STALE, reasons.UNHEARD)
+
+
+Transition = Callable[["DepthNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _told(transition: Transition) -> Transition:
+    """A transition that says what it did not expect: ROS passes over an exception in one in silence."""
+
+    @functools.wraps(transition)
+    def told(node: DepthNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(f"A fault of mf_ros in {transition.__name__} ({type(error).__name__}: {error}).")
+            raise
+
+    return told
 
 
 class DepthNode(LifecycleNode):  # type: ignore[misc]
@@ -76,6 +94,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
 
     # Lifecycle. A transition that fails says why in one sentence and leaves the state as it was.
 
+    @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load the engine, advertise."""
         try:
@@ -98,6 +117,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self.get_logger().info(f"Engine {self._engine.name}: {described}")
         return super().on_configure(state)
 
+    @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and begin."""
         try:
@@ -119,16 +139,19 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self.get_logger().info(f"Active: waiting for {listed}.")
         return result
 
+    @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop, unsubscribe, release the engine and with it the memory of the GPU."""
         self._stop()
         return super().on_deactivate(state)
 
+    @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to how it was before configure."""
         self._tear_down()
         return super().on_cleanup(state)
 
+    @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Leave nothing behind, from any state."""
         self._tear_down()
@@ -289,6 +312,8 @@ class _ToRos(logging.Handler):
         self._logger = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not rclpy.ok():
+            return  # nobody can be told any more
         text = record.getMessage()
         # Each level has a line of its own, because a ROS logger refuses two levels from one line.
         if record.levelno >= logging.ERROR:
@@ -299,8 +324,25 @@ class _ToRos(logging.Handler):
             self._logger.info(text)
 
 
+def _spin(node: DepthNode) -> None:
+    """Call back until a signal or someone else shuts ROS down."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        # A callback that publishes while the signal comes finds a context that is gone.
+        if rclpy.ok():
+            raise
+
+
 def main(args: Optional[List[str]] = None) -> int:
     """Run the node until it is shut down; returns the exit code."""
+    # ROS itself ends the spinning on SIGINT. Launch and terminal both send one, and Python's own answer to the second,
+    # an exception at any place, would break into the end.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     rclpy.init(args=args)
     node: Optional[DepthNode] = None
     code = 0
@@ -311,17 +353,11 @@ def main(args: Optional[List[str]] = None) -> int:
         library.setLevel(logging.INFO)
         if not node.autostart():
             return FAILED
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
+        _spin(node)
     except ParameterException as error:
         print(f"mf_ros: a parameter cannot be used: {error}", file=sys.stderr)
         code = BAD_SETTINGS
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
-        # Launch and terminal both send the signal; the second one must not break into the end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

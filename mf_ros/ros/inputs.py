@@ -28,15 +28,11 @@ from mf_ros.ros.watch import InputWatch, Publisher
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO, POINTS, TF = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
 
-_SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-_INFO = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-_TF = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
-_TF_STATIC = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=100,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
+# Policies and no profiles: overriding one changes the profile that was given.
+_SENSOR = {"history": HistoryPolicy.KEEP_LAST, "depth": 5, "reliability": ReliabilityPolicy.BEST_EFFORT}
+_INFO = {**_SENSOR, "depth": 10}
+_TF = {"history": HistoryPolicy.KEEP_LAST, "depth": 100, "reliability": ReliabilityPolicy.RELIABLE}
+_TF_STATIC = {**_TF, "durability": DurabilityPolicy.TRANSIENT_LOCAL}
 # A transform that comes sooner after the last one of its frame adds nothing that interpolation does not know.
 _TF_STEP_NS = 4_000_000
 _KEPT, _KEPT_TF = 3, 300
@@ -124,7 +120,7 @@ class NodeInputs:
         role: str,
         topic: str,
         msgtype: str,
-        qos: QoSProfile,
+        qos: Dict[str, Any],
         store: Callable[[Any], None],
         *,
         kept: int = _KEPT,
@@ -148,7 +144,7 @@ class NodeInputs:
                 self._types[msgtype],
                 topic,
                 on_message,
-                qos,
+                QoSProfile(**qos),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_refused),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
