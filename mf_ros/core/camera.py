@@ -130,6 +130,10 @@ class CameraModel:
         """
         return self._rays
 
+    def ray_planes(self) -> FloatArray:
+        """The same as (3, H, W), each coordinate contiguous, read-only and computed once."""
+        return self._ray_planes
+
     def resized(self, width: int, height: int) -> CameraModel:
         """The camera of the image scaled to ``width`` x ``height``, with pixel areas (not centres) kept aligned."""
         _check_size(width, height)
@@ -165,6 +169,12 @@ class CameraModel:
     def rectified(self) -> CameraModel:
         """The ideal pinhole with the same K, size and frame: D = 0, R = I."""
         return CameraModel(self.width, self.height, self.K, np.zeros(5), "plumb_bob")
+
+    @cached_property
+    def _ray_planes(self) -> FloatArray:
+        planes = np.ascontiguousarray(np.moveaxis(self._rays, -1, 0))
+        planes.flags.writeable = False
+        return planes
 
     @cached_property
     def _rays(self) -> FloatArray:

@@ -23,6 +23,7 @@ from mf_ros.ros.types import MessageTypes, message_builder
 
 # Policies and no profile: overriding one changes the profile that was given.
 _OUTPUT_QOS = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
+_LONGEST_UNJUDGED_S = 1.0
 NOT_PUBLISHED = "not_published"
 """A result that no message can hold."""
 
@@ -44,6 +45,7 @@ class CameraStream:
         self.health = HealthMonitor()
         self.last: Optional[DepthResult] = None
         self._epoch = 0
+        self._judged = 0.0
         self._node = node
         self._messages = ResultMessages(message_builder(), config)
         types = MessageTypes()
@@ -105,6 +107,7 @@ class CameraStream:
         if not heard:
             self.pipeline.count_drop(frame_set, reasons.UNHEARD, "nobody subscribes to an output.")
             return
+        begun_ns = time.monotonic_ns()
         result = self.pipeline.process(frame_set)
         if result is None:
             return
@@ -119,11 +122,19 @@ class CameraStream:
         published = time.perf_counter()
         self.last = result
         age_ms = (time.monotonic_ns() - result.source.received_ns) / 1e6
-        own_ms = age_ms - result.timings_ms["estimate"]
+        waited_ms = (begun_ns - result.source.received_ns) / 1e6
         self.pipeline.latency.add(
-            {"publish": 1000.0 * (published - start), "received_to_published": age_ms, "overhead": own_ms}
+            {
+                "waited": waited_ms,
+                "publish": 1000.0 * (published - start),
+                "received_to_published": age_ms,
+                "overhead": age_ms - result.timings_ms["estimate"],
+            }
         )
-        self.health.update(result)
+        # Health can wait while images do, though not for long.
+        if self.pipeline.waiting == 0 or published - self._judged > _LONGEST_UNJUDGED_S:
+            self._judged = published
+            self.health.update(result)
 
     def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:
         return DepthPipeline(

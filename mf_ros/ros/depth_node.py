@@ -38,6 +38,7 @@ from mf_ros.ros.worker import Worker
 NAME = "mf_ros"
 FAILED, BAD_SETTINGS = 1, 2
 _DIAGNOSTIC_PERIOD_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
 # Normal in use: they stand in /diagnostics.
 QUIET_REASONS = (reasons.STALE, reasons.UNHEARD)
 
@@ -343,6 +344,8 @@ def main(args: Optional[List[str]] = None) -> int:
     # ROS itself ends the spinning on SIGINT. Launch and terminal both send one, and Python's own answer to the second,
     # an exception at any place, would break into the end.
     signal.signal(signal.SIGINT, lambda number, frame: None)
+    # Of the threads for messages and for depth, the one that waits for the other gets its turn soon.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     rclpy.init(args=args)
     node: Optional[DepthNode] = None
     code = 0

@@ -19,6 +19,7 @@ _PERCENTILES = (50, 95)
 _SHOWN_STAGES = (
     "received_to_published",
     "overhead",
+    "waited",
     "estimate",
     "decode_points",
     "decode_image",
