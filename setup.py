@@ -48,7 +48,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/mf_ros"]),
         ("share/mf_ros", ["package.xml"]),
         ("share/mf_ros/launch", files("launch", "*.launch.py")),
-        ("share/mf_ros/config", files("config", "*.yaml")),
+        ("share/mf_ros/config", files("config", "*.yaml") + files("config", "*.xml")),
         ("share/mf_ros/config/rviz", files("config/rviz", "*.rviz")),
         ("share/mf_ros/config/foxglove", files("config/foxglove", "*.json")),
         ("share/mf_ros/config/models", files("config/models", "*.yaml")),
