@@ -131,6 +131,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         except MfRosError as error:
             self.get_logger().error(f"Not activated: {error}")
             return TransitionCallbackReturn.FAILURE
+        self._reported, self._said = {}, {}
         self._worker = Worker([stream.work for stream in self._streams], self._apply_changes, self._on_fault)
         self._inputs = NodeInputs(self, self._config.node, self._streams, self._worker.wake)
         self._report_timer = self.create_timer(self._config.node.report_period_s, self._report)
@@ -241,6 +242,9 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             return response
         threading.Thread(target=load, daemon=True).start()
         engine = await loaded
+        if self._engine is None:
+            response.success, response.message = False, "The node was deactivated meanwhile; it loads at activation."
+            return response
         if isinstance(engine, Exception):
             response.success, response.message = False, f"{engine} The model {self._engine.name} stays."
             self.get_logger().error(response.message)
