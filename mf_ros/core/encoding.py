@@ -69,7 +69,9 @@ def _only_depths(depth: AnyArray) -> FloatArray:
     """A float32 copy with NaN for finite values that are no depth."""
     metres: FloatArray = depth.astype(np.float32)
     with np.errstate(invalid="ignore"):
-        metres[(metres <= 0.0) & (metres != -np.inf)] = np.nan
+        none = (metres <= 0.0) & (metres != -np.inf)
+        if none.any():  # rarely, and the assignment costs more than the question
+            metres[none] = np.nan
     return metres
 
 

@@ -92,14 +92,15 @@ def project_points(
     """
     xyz = points.points
     ahead = np.flatnonzero(xyz[:, 2] > _NEAREST_Z_M)
-    uv = camera.project(xyz[ahead])
+    # np.take and not an index, which is several times slower for rows.
+    uv = camera.project(np.take(xyz, ahead, axis=0))
     upper = np.array([camera.width - 0.5, camera.height - 0.5])
     # A NaN compares False, so points outside the lens' valid field of view drop out here too.
     u, v = uv.T
-    inside = (u >= -0.5) & (v >= -0.5) & (u < upper[0]) & (v < upper[1])
+    inside = np.flatnonzero((u >= -0.5) & (v >= -0.5) & (u < upper[0]) & (v < upper[1]))
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
-    pixels: FloatArray = np.clip(uv[inside], -0.49, upper - 0.01).astype(np.float32)
+    pixels: FloatArray = np.clip(np.take(uv, inside, axis=0), -0.49, upper - 0.01).astype(np.float32)
     returns = ProjectedReturns.unmarked(pixels, np.ascontiguousarray(xyz[index, 2]), index)
     return returns if config is None else mark_visible(returns, (camera.height, camera.width), config)
 

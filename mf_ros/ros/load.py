@@ -110,7 +110,8 @@ class _Peer:
         self._heard = 0
         self._values: Dict[str, str] = {}
         for output, msgtype in OUTPUTS.items():
-            self._node.create_subscription(self._types[msgtype], output, self._listener(output), 2)
+            # Not unpacked, as a recorder takes them: what consumers do with messages is not the node's time.
+            self._node.create_subscription(self._types[msgtype], output, self._listener(output), 2, raw=True)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publishers = {
