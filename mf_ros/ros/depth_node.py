@@ -39,6 +39,7 @@ NAME = "mf_ros"
 FAILED, BAD_SETTINGS = 1, 2
 _DIAGNOSTIC_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Normal in use: they stand in /diagnostics.
 QUIET_REASONS = (reasons.STALE, reasons.UNHEARD)
 
@@ -345,9 +346,10 @@ def _spin(node: DepthNode) -> None:
 
 def main(args: Optional[List[str]] = None) -> int:
     """Run the node until it is shut down; returns the exit code."""
-    # ROS itself ends the spinning on SIGINT. Launch and terminal both send one, and Python's own answer to the second,
+    # ROS itself ends the spinning on a signal. Launch and terminal both send one, and Python's own answer to the second,
     # an exception at any place, would break into the end.
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: None)
     # Of the threads for messages and for depth, the one that waits for the other gets its turn soon.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     rclpy.init(args=args)
@@ -368,6 +370,9 @@ def main(args: Optional[List[str]] = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        # Python takes its own handlers back at its end, but leaves a signal that is ignored alone.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return code
 
 
