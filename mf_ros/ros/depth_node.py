@@ -346,8 +346,8 @@ def _spin(node: DepthNode) -> None:
 
 def main(args: Optional[List[str]] = None) -> int:
     """Run the node until it is shut down; returns the exit code."""
-    # ROS itself ends the spinning on a signal. Launch and terminal both send one, and Python's own answer to the second,
-    # an exception at any place, would break into the end.
+    # ROS itself ends the spinning on a signal. Launch and terminal both send one, and Python's own answer to the
+    # second, an exception at any place, would break into the end.
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: None)
     # Of the threads for messages and for depth, the one that waits for the other gets its turn soon.
