@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from test_alignment import CAMERA, WALL_M, boards, scanned
 
-from mf_ros.core import conditioning
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.types import CameraFrame, CameraPoints, DepthEstimate, SparseDepth
-from mf_ros.engine import health
 from mf_ros.engine.frame import DepthResult
 from mf_ros.engine.health import HealthMonitor, HealthReport
 from mf_ros.engine.inputs import StoredImage
@@ -192,11 +190,6 @@ def test_what_disagrees_depends_on_how_sure_the_engine_is() -> None:
     assert after([patchy(0, 0.3, log_scale=float(np.log(0.1)))]).rejected == 0.0
     assert after([patchy(0, 0.3, log_scale=float(np.log(0.05)))]).rejected > 0.2
     assert after([patchy(0, 0.3, log_scale=None)]).rejected > 0.2
-
-
-def test_the_limit_is_the_one_of_the_blend() -> None:
-    limits = (conditioning._NOISE_M, conditioning._NOISE_RATIO, conditioning._PLAUSIBLE)
-    assert limits == (health.NOISE_M, health.NOISE_RATIO, health.PLAUSIBLE)
 
 
 def test_lonely_returns_are_a_share_of_those_in_the_image() -> None:

@@ -19,8 +19,11 @@ LOG_LIMIT = 5.0
 CONFIDENT_ERROR = 0.05
 """Relative error that ``confidence`` is about."""
 
-_NOISE_M, _NOISE_RATIO = 0.02, 0.002
-_PLAUSIBLE = 3.0
+NOISE_M, NOISE_RATIO = 0.02, 0.002
+"""Noise of a LiDAR's returns: metres, and part of the range."""
+PLAUSIBLE = 3.0
+"""A return that differs by more than so many times what both uncertainties allow counts as wrong."""
+
 _LARGEST_REACH = 24.0
 _FADE = 0.05
 _BOX_PASSES = 3
@@ -107,8 +110,8 @@ def blend(log_ratio: FloatArray, log_scale: FloatArray, conditioning: Conditioni
     if count == 0:
         return log_ratio
     scale = np.exp(log_scale)
-    noise = _NOISE_RATIO + np.float32(_NOISE_M) / to_depth(log_ratio, conditioning.scale)
-    allowed = _PLAUSIBLE * (scale + noise)
+    noise = NOISE_RATIO + np.float32(NOISE_M) / to_depth(log_ratio, conditioning.scale)
+    allowed = PLAUSIBLE * (scale + noise)
     difference = conditioning.depth - log_ratio
     # Tukey's biweight: an implausible return counts nothing, and none jumps between all and nothing.
     weight = np.square(np.maximum(1.0 - np.square(difference / allowed), 0.0)) * (conditioning.level == 0)

@@ -22,16 +22,13 @@ import cv2
 import numpy as np
 
 from mf_ros.core.alignment import Fit, best_fit, block_gains, shift_scores, working_step
+from mf_ros.core.conditioning import NOISE_M, NOISE_RATIO, PLAUSIBLE
 from mf_ros.core.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:
     from mf_ros.core.camera import CameraModel
     from mf_ros.engine.frame import DepthResult
 
-NOISE_M, NOISE_RATIO = 0.02, 0.002
-"""Noise of a LiDAR's range: 2 cm and 0.2%, as ``core.conditioning.blend`` has it."""
-PLAUSIBLE = 3.0
-"""A return disagrees beyond this many times what both uncertainties allow, as in ``core.conditioning.blend``."""
 
 _FRAMES, _VIEWS = 100, 20
 _LONGEST_NS = 60_000_000_000
