@@ -79,10 +79,10 @@ def test_a_scale_that_is_held_replaces_the_median() -> None:
     assert np.allclose(to_depth(made.depth, 5.0)[present], sparse[present], rtol=1e-5)
 
 
-def test_confidence_is_the_share_of_laplace_errors_below_five_per_cent() -> None:
+def test_confidence_is_the_share_of_laplace_errors_below_two_per_cent() -> None:
     rng = np.random.default_rng(0)
     for b in (0.01, 0.05, 0.3):
-        share = np.mean(np.abs(rng.laplace(0, b, 200_000)) < 0.05)
+        share = np.mean(np.abs(rng.laplace(0, b, 200_000)) < 0.02)
         assert confidence(np.log(np.float32([b])))[0] == pytest.approx(share, abs=0.005)
 
 

@@ -16,7 +16,7 @@ from mf_ros.core.types import FloatArray
 
 LOG_LIMIT = 5.0
 """Largest magnitude of a log ratio: a hundred and fifty times nearer or farther than the median return."""
-CONFIDENT_ERROR = 0.05
+CONFIDENT_ERROR = 0.02
 """Relative error that ``confidence`` is about."""
 
 NOISE_M, NOISE_RATIO = 0.02, 0.002
@@ -81,7 +81,7 @@ def to_depth(log_ratio: FloatArray, scale: float) -> FloatArray:
 
 
 def confidence(log_scale: FloatArray) -> FloatArray:
-    """Probability that the relative error is below 5%, (H, W) float32, when log depth has a Laplace error.
+    """Probability that the relative error is below 2%, (H, W) float32, when log depth has a Laplace error.
 
     Args:
         log_scale: (H, W) log b, b being the scale of the Laplace distribution.

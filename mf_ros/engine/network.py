@@ -95,7 +95,7 @@ class NetworkEngine:
     def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
         """Dense depth from image and returns.
 
-        Confidence is the probability that depth is right within 5%. With fewer than 20 returns the last scale is held
+        Confidence is the probability that depth is right within 2%. With fewer than 20 returns the last scale is held
         with falling confidence; without one, confidence falls with the number of returns, and without any return depth
         is relative. The pipeline drops an image without any return before it comes here, so in it the scale is held
         over images with 1 to 19 returns. Images of more pixels than the network was made for are completed on a
