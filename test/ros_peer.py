@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import itertools
 import os
@@ -31,12 +30,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 from wall_scene import CAMERA, CAMERA_FRAME, extrinsics, stamp, wall
 
-from mf_ros.core.message_builder import MessageBuilder
 from mf_ros.engine.outputs import OUTPUTS
-from mf_ros.ros.types import MessageTypes
+from mf_ros.ros.types import MessageTypes, message_builder
 
 TYPES = MessageTypes()
-BUILD = MessageBuilder(TYPES, lambda values: array.array(values.dtype.char, values.tobytes()))
+BUILD = message_builder(reuse=False)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TIMEOUT_S = 20.0

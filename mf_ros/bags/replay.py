@@ -24,7 +24,7 @@ from mf_ros.bags.whole_file import write_whole
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config
 from mf_ros.core.settings import config_to_mapping
-from mf_ros.core.topics import TopicChoice
+from mf_ros.core.topics import TF_TYPES, TopicChoice
 from mf_ros.core.types import FloatArray
 from mf_ros.engine import reasons
 from mf_ros.engine.inputs import FrameSet
@@ -40,7 +40,6 @@ _log = logging.getLogger(__name__)
 OUTPUT_NAME = "out.mcap"
 SUMMARY_NAME = "summary.json"
 
-TF_TYPE = "tf2_msgs/msg/TFMessage"
 NOT_COPIED = "not_copied"
 
 
@@ -173,7 +172,7 @@ class _Run:
             self._copy(message, content)
 
     def _copy(self, message: RecordedMessage, content: Any) -> None:
-        msgtype = TF_TYPE if message.msgtype.endswith("/tfMessage") else message.msgtype
+        msgtype = TF_TYPES[0] if message.msgtype.endswith("/tfMessage") else message.msgtype
         try:
             self.writer.write_raw(message.topic, content, message.log_ns, msgtype=msgtype)
         except MessageError as error:

@@ -36,11 +36,16 @@ class CameraStream:
         name: of the camera, the first part of its topics; empty for none.
         config: settings.
         engine: shared by all cameras; what it remembers of earlier frames is each camera's own.
+
+    Attributes:
+        prefix: first part of its topics.
+        label: first part of its names in the diagnostics.
+        last: the last result that was published.
     """
 
     def __init__(self, node: LifecycleNode, name: str, config: Config, engine: DepthEngine) -> None:
-        self.name = name
         self.prefix = f"{name}/" if name else ""
+        self.label = f"{name}: " if name else ""
         self.pipeline = self._pipeline(config, engine)
         self.health = HealthMonitor()
         self.last: Optional[DepthResult] = None

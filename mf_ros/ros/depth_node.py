@@ -112,9 +112,8 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             self._tear_down()
             return TransitionCallbackReturn.FAILURE
         for stream in self._streams:
-            label = f"{stream.name}: " if stream.name else ""
-            self._diagnostics.add(f"{label}depth", DepthStatus(stream))
-            self._diagnostics.add(f"{label}calibration", CalibrationStatus(stream))
+            self._diagnostics.add(f"{stream.label}depth", DepthStatus(stream))
+            self._diagnostics.add(f"{stream.label}calibration", CalibrationStatus(stream))
         described = ", ".join(f"{key} {value}" for key, value in self._engine.describe().items())
         self.get_logger().info(f"Engine {self._engine.name}: {described}")
         return super().on_configure(state)
@@ -201,9 +200,8 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
     def _tear_down(self) -> None:
         self._stop()
         for stream in self._streams:
-            label = f"{stream.name}: " if stream.name else ""
-            self._diagnostics.removeByName(f"{label}depth")
-            self._diagnostics.removeByName(f"{label}calibration")
+            self._diagnostics.removeByName(f"{stream.label}depth")
+            self._diagnostics.removeByName(f"{stream.label}calibration")
             stream.destroy()
         self._streams = []
 
@@ -269,8 +267,9 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
 
     def _made(self) -> List[Received]:
         """The last results as messages, each with arrays of its own."""
+        builder = message_builder(reuse=False)
         return [
-            Received(stream.publishers[output].topic_name, *stream.message(message_builder(), output))
+            Received(stream.publishers[output].topic_name, *stream.message(builder, output))
             for stream in self._streams
             if stream.last is not None
             for output in OUTPUTS

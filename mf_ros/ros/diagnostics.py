@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_updater import DiagnosticStatusWrapper
 
+from mf_ros.engine import reasons
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.inputs import NodeInputs
@@ -139,7 +140,7 @@ def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str]) ->
     worst = max(new, key=lambda reason: new[reason], default="")
     why = f"{worst}: {texts.get(worst, '')}" if worst and new[worst] else "they wait"
     if came and not went:
-        level = OK if worst == "unheard" else ERROR
+        level = OK if worst == reasons.UNHEARD else ERROR
         return level, f"no depth of {came} images, {why}"
     if came and went < came / 2:
         return WARN, f"depth of {went} of {came} images, {why}"

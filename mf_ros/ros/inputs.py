@@ -19,14 +19,15 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from mf_ros.core import messages
 from mf_ros.core.config import NodeConfig
+from mf_ros.core.topics import CAMERA_INFO_TYPE, IMAGE_TYPES, POINTS_TYPE, TF_TYPES
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.errors import MessageError, TransformError
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.types import MessageTypes
 from mf_ros.ros.watch import InputWatch, Publisher
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO, POINTS, TF = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
+IMAGE, COMPRESSED = IMAGE_TYPES
+CAMERA_INFO, POINTS, TF = CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPES[0]
 
 # Policies and no profiles: overriding one changes the profile that was given.
 _SENSOR = {"history": HistoryPolicy.KEEP_LAST, "depth": 5, "reliability": ReliabilityPolicy.BEST_EFFORT}
@@ -88,9 +89,13 @@ class NodeInputs:
 
     def silent(self) -> Iterator[str]:
         """Why nothing comes, one sentence for each input that is silent."""
+        silent = [watch for watch in self.watches if watch.is_silent]
+        if not silent:
+            return
+        known = self._node.get_topic_names_and_types()
         own = {watch.topic for watch in self.watches}
         own.update(publisher.topic_name for stream in self._streams for publisher in stream.publishers.values())
-        for watch in self.watches:
+        for watch in silent:
             publishers = [
                 Publisher(
                     f"{info.node_namespace.rstrip('/')}/{info.node_name}",
@@ -102,7 +107,7 @@ class NodeInputs:
             ]
             others = [
                 topic
-                for topic, types in self._node.get_topic_names_and_types()
+                for topic, types in known
                 if watch.msgtype in types and topic not in own and self._node.count_publishers(topic)
             ]
             text = watch.why_silent(publishers, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import os
 import signal
 import subprocess
@@ -22,13 +21,12 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.message_builder import MessageBuilder
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import ByteArray, LidarSweep
 from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.errors import MfRosError
 from mf_ros.ros.inputs import CAMERA_INFO, IMAGE, POINTS, TF
-from mf_ros.ros.types import MessageTypes
+from mf_ros.ros.types import MessageTypes, message_builder
 
 CAMERA_FRAME, LIDAR_FRAME = "camera", "lidar"
 _START_S = 60.0
@@ -106,7 +104,7 @@ class _Peer:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._types = MessageTypes()
-        self._build = MessageBuilder(self._types, lambda values: array.array(values.dtype.char, values.tobytes()))
+        self._build = message_builder(reuse=False)
         self._heard = 0
         self._values: Dict[str, str] = {}
         for output, msgtype in OUTPUTS.items():

@@ -17,8 +17,8 @@ from mf_ros.core import topics
 from mf_ros.errors import BagError, MfRosError, MissingDependencyError
 from mf_ros.ros.types import MessageTypes
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO, POINTS, TF = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
+IMAGE, COMPRESSED = topics.IMAGE_TYPES
+CAMERA_INFO, POINTS, TF = topics.CAMERA_INFO_TYPE, topics.POINTS_TYPE, topics.TF_TYPES[0]
 BODY = "base_link"
 _COMPRESSED = "/compressed"
 

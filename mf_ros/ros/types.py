@@ -62,7 +62,14 @@ class ReusedArrays:
         return held
 
 
-def message_builder() -> MessageBuilder:
-    """Makes messages of the sourced ROS 2; each must be published before the next one is made."""
+def new_array(values: AnyArray) -> array.array[Any]:
+    """A copy of the numbers in an ``array.array`` of its own."""
+    return array.array(values.dtype.char, values.tobytes())
+
+
+def message_builder(reuse: bool = True) -> MessageBuilder:
+    """Makes messages of the sourced ROS 2; with ``reuse`` each must be published before the next one is made."""
+    if not reuse:
+        return MessageBuilder(MessageTypes(), new_array)
     arrays = ReusedArrays()
     return MessageBuilder(MessageTypes(), arrays, arrays.empty)

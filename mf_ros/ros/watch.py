@@ -82,6 +82,11 @@ class InputWatch:
         age = self.age_s
         return self._clock() - self._started if age is None else age
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing came for long enough to say so."""
+        return self.silent_s >= _SILENT_S
+
     def why_silent(self, publishers: Sequence[Publisher], others: Sequence[str]) -> str:
         """One sentence on why nothing comes and what to do; empty while messages come.
 
@@ -89,7 +94,7 @@ class InputWatch:
             publishers: of the topic, as the graph knows them.
             others: other topics of the wanted type that somebody publishes.
         """
-        if self.silent_s < _SILENT_S:
+        if not self.is_silent:
             return ""
         for_s = f"for {self.silent_s:.0f} s"
         fitting = [each for each in publishers if each.msgtype == self.msgtype]
