@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional
-
-import numpy as np
+from typing import Callable, Iterator, Optional
 
 from mf_ros.bags.feed import feed, patient
 from mf_ros.bags.reader import Recording
-from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.topics import TopicChoice
-from mf_ros.core.types import ByteArray, CameraPoints, DepthEstimate, SparseDepth
+from mf_ros.core.types import CameraPoints
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline
 from mf_ros.errors import BagError
@@ -22,21 +19,6 @@ from mf_ros.evaluation.frames import EvaluationFrame
 _log = logging.getLogger(__name__)
 
 Report = Callable[[float], None]
-
-
-class _NoEngine:
-    """Stands in for the engine, because only what an engine would be given is wanted."""
-
-    name = "none"
-
-    def estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
-        """No depth, of the right size."""
-        empty = np.full(sparse.depth.shape, np.nan, np.float32)
-        return DepthEstimate(empty, np.zeros_like(empty), metric=True, engine=self.name)
-
-    def describe(self) -> Dict[str, str]:
-        """Nothing to describe."""
-        return {}
 
 
 def bag_frames(
@@ -62,7 +44,7 @@ def bag_frames(
         BagError: no image could be brought together with the LiDAR; says why.
     """
     settings = patient(config, recording, topics)
-    pipeline = DepthPipeline(settings, _NoEngine(), len(topics.points), rectified_input=topics.rectified)
+    pipeline = DepthPipeline(settings, None, len(topics.points), rectified_input=topics.rectified)
     count = next((topic.count for topic in recording.topics if topic.name == topics.image), 1)
     stride = max(1, -(-count // max(max_frames, 1)))
     source = Path(recording.name).name or recording.name
@@ -79,7 +61,7 @@ def bag_frames(
 
 def _frame(pipeline: DepthPipeline, ready: FrameSet, source: str, stride: int) -> Iterator[EvaluationFrame]:
     # Every image is matched, or the sweeps of the skipped ones would pile up; only these are decoded.
-    result = pipeline.process(ready) if ready.image.number % stride == 0 else None
+    result = pipeline.assemble(ready) if ready.image.number % stride == 0 else None
     if result is not None:
         frame, points = result.frame, result.points
         name = f"{frame.stamp_ns}"

@@ -5,27 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mf_ros.core.rigid import invert, quaternion_of, rotations, slerp
+from mf_ros.core.rigid import invert, quaternion_of
+from mf_ros.core.transform_edges import (
+    MAX_ABS_STAMP_NS,
+    MAX_TRANSLATION_M,
+    DynamicEdge,
+    EdgeSamples,
+    StaticEdge,
+    require_samples,
+)
 from mf_ros.core.types import AnyArray, DoubleArray
 from mf_ros.errors import TransformError
 
 _log = logging.getLogger(__name__)
 
 _MAX_FRAMES = 10_000
-_MAX_SAMPLES = 20_000
-_MAX_ABS_STAMP_NS = 2**62
-# Farther than any frame on Earth is from another, and exact enough for float32 points.
-_MAX_TRANSLATION_M = 1e9
-# Samples farther behind the newest may be the first ones after the clock was set back.
-_BACK_NS = 1_000_000_000
-# So many in a row over that time: the clock was set back, they are not late.
-_BACK_BEFORE_RESTART = 10
-_MAX_BACK = 2000
 _NAMES_IN_MESSAGE = 8
 
 
@@ -46,126 +44,9 @@ class StampedTransform:
     T_parent_child: DoubleArray
 
 
-class _StaticEdge:
-    """A pose that holds at any time."""
-
-    def __init__(self, parent: str, T: DoubleArray) -> None:
-        self.parent = parent
-        self.T = T
-
-
-class _DynamicEdge:
-    """Poses of one child in its parent, sorted by stamp, no older than the history."""
-
-    def __init__(self, parent: str, child: str, history_ns: int) -> None:
-        self.parent = parent
-        self.child = child
-        self._history_ns = history_ns
-        self._stamps = np.zeros(64, np.int64)
-        self._poses = np.zeros((64, 7))
-        self._first = 0
-        self._last = 0
-        self.back: List[Tuple[int, Sequence[float]]] = []
-        """The samples since the newest one, where all of them are far behind it."""
-
-    @property
-    def oldest(self) -> int:
-        return int(self._stamps[self._first])
-
-    @property
-    def newest(self) -> int:
-        return int(self._stamps[self._last - 1])
-
-    def insert(self, stamp_ns: int, pose: Sequence[float]) -> None:
-        if self._last == self._first or stamp_ns >= self.newest - _BACK_NS:
-            self.back = []
-            self._store(stamp_ns, pose)
-            return
-        self.back.append((stamp_ns, pose))
-        if stamp_ns >= self.newest - self._history_ns:
-            self._store(stamp_ns, pose)
-        elif self._set_back():
-            samples, self.back = self.back, []
-            self._first = self._last = 0
-            for sample in samples:
-                self._store(*sample)
-        del self.back[:-_MAX_BACK]
-
-    def _set_back(self) -> bool:
-        if not _BACK_BEFORE_RESTART <= len(self.back) < _MAX_BACK:
-            return len(self.back) >= _MAX_BACK
-        stamps = [stamp for stamp, _ in self.back]
-        return max(stamps) - min(stamps) >= _BACK_NS
-
-    def after_jump(self) -> Optional[_DynamicEdge]:
-        """The edge with only what came since the clock was set back; None when nothing did."""
-        if not self.back:
-            return None
-        edge = _DynamicEdge(self.parent, self.child, self._history_ns)
-        for sample in self.back:
-            edge.insert(*sample)
-        return edge
-
-    def _store(self, stamp_ns: int, pose: Sequence[float]) -> None:
-        if self._last == len(self._stamps):
-            self._make_room()
-        at = self._last
-        if at > self._first and stamp_ns <= self.newest:
-            at = self._first + int(np.searchsorted(self._stamps[self._first : self._last], stamp_ns))
-            if self._stamps[at] == stamp_ns:
-                self._poses[at] = pose
-                return
-            self._stamps[at + 1 : self._last + 1] = self._stamps[at : self._last].copy()
-            self._poses[at + 1 : self._last + 1] = self._poses[at : self._last].copy()
-        self._stamps[at] = stamp_ns
-        self._poses[at] = pose
-        self._last += 1
-        start = self.newest - self._history_ns
-        while self.oldest < start or self._last - self._first > _MAX_SAMPLES:
-            self._first += 1
-
-    def _make_room(self) -> None:
-        used = self._last - self._first
-        size = len(self._stamps) * (2 if used > len(self._stamps) // 2 else 1)
-        stamps, poses = np.zeros(size, np.int64), np.zeros((size, 7))
-        stamps[:used] = self._stamps[self._first : self._last]
-        poses[:used] = self._poses[self._first : self._last]
-        self._stamps, self._poses, self._first, self._last = stamps, poses, 0, used
-
-    def at(self, stamps_ns: NDArray[np.int64]) -> DoubleArray:
-        """(N, 4, 4) T_parent_child at each stamp; raises TransformError outside the known time."""
-        stamps = self._stamps[self._first : self._last]
-        poses = self._poses[self._first : self._last]
-        self._require_known(int(stamps_ns.min()), int(stamps_ns.max()))
-        after = np.searchsorted(stamps, stamps_ns)
-        before = np.where(stamps[after] == stamps_ns, after, after - 1)
-        gap = np.maximum(stamps[after] - stamps[before], 1)
-        part = (stamps_ns - stamps[before]) / gap
-        a, b = poses[before], poses[after]
-        T = np.zeros((len(stamps_ns), 4, 4))
-        T[:, :3, :3] = rotations(slerp(a[:, 3:], b[:, 3:], part))
-        T[:, :3, 3] = a[:, :3] + part[:, None] * (b[:, :3] - a[:, :3])
-        T[:, 3, 3] = 1.0
-        return T
-
-    def _require_known(self, lowest: int, highest: int) -> None:
-        if lowest >= self.oldest and highest <= self.newest:
-            return
-        if highest > self.newest:
-            stamp, miss, side = highest, highest - self.newest, "after the newest"
-            hint = "wait for /tf, or check that the clocks of sensors and odometry agree"
-        else:
-            stamp, miss, side = lowest, self.oldest - lowest, "before the oldest"
-            hint = "the data is older than the transforms kept, or the clocks differ"
-        raise TransformError(
-            f"The transform of '{self.child}' in '{self.parent}' is wanted at {stamp / 1e9:.3f} s, {miss / 1e9:.3f} s "
-            f"{side} one known ({self.oldest / 1e9:.3f} s to {self.newest / 1e9:.3f} s): {hint}."
-        )
-
-
-_Edge = Union[_StaticEdge, _DynamicEdge]
+_Edge = Union[StaticEdge, DynamicEdge]
 # A path from target to source: matrices of merged static edges, and dynamic edges with "inverted".
-_Step = Union[DoubleArray, Tuple[_DynamicEdge, bool]]
+_Step = Union[DoubleArray, Tuple[DynamicEdge, bool]]
 
 
 class TransformTree:
@@ -200,11 +81,11 @@ class TransformTree:
                 self._require_tree(parent, child, edge)
             if static:
                 T.setflags(write=False)
-                self._edges[child] = _StaticEdge(parent, T)
+                self._edges[child] = StaticEdge(parent, T)
                 self._paths.clear()
                 return
-            if not isinstance(edge, _DynamicEdge) or edge.parent != parent:
-                edge = _DynamicEdge(parent, child, self._history_ns)
+            if not isinstance(edge, DynamicEdge) or edge.parent != parent:
+                edge = DynamicEdge(parent, child, self._history_ns)
                 self._edges[child] = edge
                 self._paths.clear()
             edge.insert(int(transform.stamp_ns), (*T[:3, 3].tolist(), *quaternion_of(T)))
@@ -246,7 +127,7 @@ class TransformTree:
         try:
             with self._lock:
                 for edge in self._dynamic(target, source):
-                    edge._require_known(stamp_ns, stamp_ns)
+                    edge.require_known(stamp_ns, stamp_ns)
         except TransformError:
             return False
         return True
@@ -263,7 +144,7 @@ class TransformTree:
                 return None
             newest = min(edge.newest for edge in edges)
             for edge in edges:
-                edge._require_known(newest, newest)
+                edge.require_known(newest, newest)
             return newest
 
     def frames(self) -> Tuple[str, ...]:
@@ -279,10 +160,50 @@ class TransformTree:
         tree = TransformTree(self._history_ns / 1e9)
         with self._lock:
             for child, edge in self._edges.items():
-                kept = edge if isinstance(edge, _StaticEdge) else edge.after_jump()
+                kept = edge if isinstance(edge, StaticEdge) else edge.after_jump()
                 if kept is not None:
                     tree._edges[child] = kept
             tree._two_parents = set(self._two_parents)
+        return tree
+
+    def edges_above(self, frames: Iterable[str], first_ns: int, last_ns: int) -> List[EdgeSamples]:
+        """The edges from these frames up to their roots, with what decides the poses in a stretch of time.
+
+        ``from_edges`` makes a tree of them that answers every question about these frames in that time as this one
+        does, bit for bit. Frames that are not known are left out.
+
+        Args:
+            frames: names.
+            first_ns, last_ns: the stretch of time, ns.
+        """
+        with self._lock:
+            above = dict.fromkeys(child for frame in frames for child in self._ancestors(_frame(frame)))
+            edges = [(child, self._edges[child]) for child in above if child in self._edges]
+            return [
+                edge.samples(child) if isinstance(edge, StaticEdge) else edge.samples(first_ns, last_ns)
+                for child, edge in edges
+            ]
+
+    @classmethod
+    def from_edges(cls, edges: Iterable[EdgeSamples]) -> TransformTree:
+        """A tree of edges as plain arrays, which may come from strangers.
+
+        Raises:
+            TransformError: an edge is no rigid transform, has impossible stamps, or does not fit the others.
+        """
+        tree = cls()
+        for edge in edges:
+            if len(edge.stamps_ns) == 0:
+                if edge.poses.shape != (1, 16):
+                    raise TransformError(f"The fixed transform of '{edge.child}' in '{edge.parent}' is no 4x4 matrix.")
+                tree.add(StampedTransform(edge.parent, edge.child, 0, edge.poses.reshape(4, 4)), static=True)
+                continue
+            require_samples(edge)
+            tree._require_tree(edge.parent, edge.child, None)
+            moving = DynamicEdge(edge.parent, edge.child, tree._history_ns)
+            for stamp_ns, pose in zip(edge.stamps_ns.tolist(), edge.poses.tolist(), strict=True):
+                moving.insert(stamp_ns, pose)
+            tree._edges[edge.child] = moving
         return tree
 
     def _require_tree(self, parent: str, child: str, edge: Optional[_Edge]) -> None:
@@ -306,7 +227,7 @@ class TransformTree:
             chain.append(self._edges[chain[-1]].parent)
         return chain
 
-    def _dynamic(self, target: str, source: str) -> List[_DynamicEdge]:
+    def _dynamic(self, target: str, source: str) -> List[DynamicEdge]:
         return [step[0] for step in self._path(_frame(target), _frame(source)) if isinstance(step, tuple)]
 
     def _path(self, target: str, source: str) -> List[_Step]:
@@ -322,7 +243,7 @@ class TransformTree:
         edges += [(self._edges[frame], False) for frame in reversed(down) if frame not in shared]
         steps: List[_Step] = []
         for edge, inverted in edges:
-            if isinstance(edge, _DynamicEdge):
+            if isinstance(edge, DynamicEdge):
                 steps.append((edge, inverted))
                 continue
             T = invert(edge.T) if inverted else edge.T
@@ -371,11 +292,11 @@ def _require_rigid(T: DoubleArray, parent: str, child: str, stamp_ns: int) -> No
     where = f"The transform of '{child}' in '{parent}'"
     if not parent or not child:
         raise TransformError(f"{where} has an empty frame name: check the node that publishes it.")
-    if abs(stamp_ns) > _MAX_ABS_STAMP_NS:
+    if abs(stamp_ns) > MAX_ABS_STAMP_NS:
         raise TransformError(f"{where} has the impossible stamp {stamp_ns} ns: check the node that publishes it.")
     if T.shape != (4, 4) or not np.isfinite(T).all():
         raise TransformError(f"{where} is no finite 4x4 matrix: check the node that publishes it.")
-    if np.abs(T[:3, 3]).max() > _MAX_TRANSLATION_M:
+    if np.abs(T[:3, 3]).max() > MAX_TRANSLATION_M:
         raise TransformError(f"{where} is {np.abs(T[:3, 3]).max():.3g} m long: check the node that publishes it.")
     rotation = T[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:

@@ -11,13 +11,13 @@ import numpy as np
 from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
-from mf_ros.core.deskew import pose_age_ns, to_camera
+from mf_ros.core.deskew import pose_age_ns
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, LidarSweep, SparseDepth
 from mf_ros.engine import reasons
+from mf_ros.engine.assemble import AssembledFrame, DecodedFrame, FrameAssembler
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage
-from mf_ros.engine.prepare import ImagePreparer
 from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.engine.reasons import DropError
 from mf_ros.errors import CalibrationError, MessageError, MfRosError, TransformError
@@ -47,16 +47,22 @@ class DepthResult:
 
 
 class _Timer:
-    """Wall time of consecutive stages, milliseconds; ``stages`` were measured before."""
+    """Wall time of consecutive stages, milliseconds."""
 
-    def __init__(self, stages: Dict[str, float]) -> None:
+    def __init__(self) -> None:
         self._last = time.perf_counter()
-        self._stages = stages
+        self._stages: Dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
+        """The time since the last call belongs to this stage."""
         now = time.perf_counter()
         self._stages[stage] = 1000.0 * (now - self._last)
         self._last = now
+
+    def spent(self, stage: str, ms: float) -> None:
+        """A stage that was measured elsewhere; what passed since the last call belongs to no stage."""
+        self._stages[stage] = ms
+        self._last = time.perf_counter()
 
     def finish(self) -> Dict[str, float]:
         return {**self._stages, "total": sum(self._stages.values())}
@@ -67,7 +73,7 @@ class FrameProcessor:
 
     Args:
         config: settings.
-        engine: what turns sparse depth into dense depth.
+        engine: what turns sparse depth into dense depth; None makes none.
         infos: camera_info messages received so far.
         warn: called with a reason and a text for trouble that does not cost the image.
         rectified_input: the images are rectified already, so camera_info's P holds and D does not.
@@ -76,23 +82,24 @@ class FrameProcessor:
     def __init__(
         self,
         config: Config,
-        engine: DepthEngine,
+        engine: Optional[DepthEngine],
         infos: CameraInfos,
         warn: Callable[[str, str], None],
         *,
         rectified_input: bool = False,
     ) -> None:
         self._config = config
-        self._engine: Optional[DepthEngine] = engine
+        self._engine = engine
         self._infos = infos
         self._warn = warn
         self._rectified_input = rectified_input
-        self._preparer = ImagePreparer(config.output)
+        self._assembler = FrameAssembler(config)
         self._epoch = 0
 
     def configure(self, config: Config) -> None:
         """Use other settings from the next set on; those of ``output`` that decide the size must be the same."""
         self._config = config
+        self._assembler.configure(config)
 
     def use_engine(self, engine: Optional[DepthEngine]) -> None:
         """Make depth with another engine from the next set on; None lets go of it and makes none."""
@@ -108,41 +115,56 @@ class FrameProcessor:
             self._epoch = frame_set.epoch
             if self._engine is not None:
                 forget_frames(self._engine)
-        sweeps = self._decode_sweeps(frame_set)
-        # Sweeps may have been decoded while the set waited for transforms, which is no less work.
-        decode_ms = sum(stored.decode_ms for stored in frame_set.sweeps if stored is not None)
-        timer = _Timer({"decode_points": decode_ms})
-        image, camera, frame_id = self._decode_image(frame_set.image)
-        timer.lap("decode_image")
-        try:
-            image, camera = self._preparer.prepare(image, camera)
-        except CalibrationError as error:
-            raise DropError(reasons.UNCALIBRATED, str(error)) from error
-        timer.lap("prepare")
-        frame = CameraFrame(image, camera, frame_set.image.stamp_ns, frame_id)
-        points = self._to_camera(sweeps, frame, frame_set.tree)
-        if len(points) == 0:
-            limits = self._config.lidar
-            raise DropError(
-                reasons.NO_RETURNS,
-                "the sweep holds no valid point; all are NaN, infinite, at the origin, or outside "
-                f"lidar.min_range_m = {limits.min_range_m:g} to lidar.max_range_m = {limits.max_range_m:g}: "
-                "check the LiDAR and these limits.",
-            )
-        timer.lap("to_camera")
-        returns = project_points(points, camera, self._config.projection)
-        sparse = to_sparse_depth(returns, camera)
+        timer = _Timer()
+        assembled = self._assemble(frame_set, timer)
+        frame, points = assembled.frame, assembled.points
+        returns = project_points(points, frame.camera, self._config.projection)
+        sparse = to_sparse_depth(returns, frame.camera)
         if sparse.count == 0:
             raise DropError(
                 reasons.NO_RETURNS,
                 f"none of {len(points)} LiDAR returns falls into the image: check the transform between "
-                f"'{frame_id}' and the LiDAR, and that camera and LiDAR look the same way.",
+                f"'{frame.frame_id}' and the LiDAR, and that camera and LiDAR look the same way.",
             )
         timer.lap("project")
-        estimate = self._estimate(image, sparse, camera)
+        estimate = self._estimate(frame.image, sparse, frame.camera)
         timer.lap("estimate")
-        dt_ns = frame_set.dt_ns
-        return DepthResult(frame, points, sparse, estimate, timer.finish(), dt_ns, frame_set.image)
+        return DepthResult(frame, points, sparse, estimate, timer.finish(), frame_set.dt_ns, frame_set.image)
+
+    def assemble(self, frame_set: FrameSet) -> AssembledFrame:
+        """Image and returns of one set, without depth.
+
+        Raises:
+            DropError: they cannot be brought together; says why.
+        """
+        return self._assemble(frame_set, _Timer())
+
+    def decode(self, frame_set: FrameSet) -> DecodedFrame:
+        """One set decoded, and otherwise as it came.
+
+        Raises:
+            DropError: something in it cannot be read; says what.
+        """
+        return self._decode(frame_set, _Timer())
+
+    def _decode(self, frame_set: FrameSet, timer: _Timer) -> DecodedFrame:
+        sweeps = self._decode_sweeps(frame_set)
+        # Sweeps may have been decoded while the set waited for transforms, which is no less work.
+        timer.spent("decode_points", sum(stored.decode_ms for stored in frame_set.sweeps if stored is not None))
+        image, camera, frame_id = self._decode_image(frame_set.image)
+        timer.lap("decode_image")
+        return DecodedFrame(image, camera, frame_set.image.stamp_ns, frame_id, tuple(sweeps), frame_set.tree)
+
+    def _assemble(self, frame_set: FrameSet, timer: _Timer) -> AssembledFrame:
+        decoded = self._decode(frame_set, timer)
+        assembled = self._assembler.assemble(decoded, timer.lap)
+        try:
+            for sweep, used in zip(decoded.sweeps, assembled.compensated, strict=True):
+                if sweep is not None and not used:
+                    self._warn_of_motion(sweep, assembled.frame, decoded.tree)
+        except TransformError as error:
+            raise DropError(reasons.NO_TRANSFORM, str(error)) from error
+        return assembled
 
     def _decode_sweeps(self, frame_set: FrameSet) -> List[Optional[LidarSweep]]:
         sweeps: List[Optional[LidarSweep]] = []
@@ -190,17 +212,6 @@ class FrameProcessor:
         except CalibrationError:
             return False
         return True
-
-    def _to_camera(self, sweeps: List[Optional[LidarSweep]], frame: CameraFrame, tree: TransformTree) -> CameraPoints:
-        lidar = self._config.lidar
-        try:
-            points, compensated = to_camera(sweeps, frame, tree, lidar)
-            for sweep, used in zip(sweeps, compensated, strict=True):
-                if sweep is not None and not used:
-                    self._warn_of_motion(sweep, frame, tree)
-        except TransformError as error:
-            raise DropError(reasons.NO_TRANSFORM, str(error)) from error
-        return points
 
     def _warn_of_motion(self, sweep: LidarSweep, frame: CameraFrame, tree: TransformTree) -> None:
         age_ns = pose_age_ns(sweep.frame_id, frame, tree)

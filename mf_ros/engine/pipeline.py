@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from dataclasses import replace
-from typing import Any, Deque, Dict, Iterable, List, Optional, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, TypeVar, Union
 
 from mf_ros.core import messages
 from mf_ros.core.config import Config
@@ -15,6 +15,7 @@ from mf_ros.core.matching import JUMP_NS, StampMatcher
 from mf_ros.core.transforms import StampedTransform, TransformTree
 from mf_ros.core.types import LidarSweep
 from mf_ros.engine import reasons
+from mf_ros.engine.assemble import AssembledFrame, DecodedFrame
 from mf_ros.engine.clocks import LidarClocks
 from mf_ros.engine.frame import DepthResult, FrameProcessor
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage, StoredSweep
@@ -26,6 +27,8 @@ from mf_ros.errors import MessageError, MfRosError, TransformError
 __all__ = ["DepthPipeline", "DepthResult"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _CAMERA_INFOS_KEPT = 100
 
@@ -53,7 +56,7 @@ class DepthPipeline:
 
     Args:
         config: settings.
-        engine: what turns sparse depth into dense depth.
+        engine: what turns sparse depth into dense depth; None where only ``assemble`` and ``decode`` are wanted.
         lidar_count: number of LiDARs, whose sweeps are given with an index from 0.
         rectified_input: the images are rectified already (``image_rect``), so camera_info's P holds and D does not.
         log_level: at which the first drop or warning of each reason is logged; WARNING where nobody sees the counters.
@@ -71,7 +74,7 @@ class DepthPipeline:
     def __init__(
         self,
         config: Config,
-        engine: DepthEngine,
+        engine: Optional[DepthEngine],
         lidar_count: int = 1,
         *,
         rectified_input: bool = False,
@@ -240,13 +243,25 @@ class DepthPipeline:
 
     def process(self, frame_set: FrameSet) -> Optional[DepthResult]:
         """Dense depth of one set; None when that is impossible, which is counted in ``dropped``."""
+        result = self._done(self._processor.process, frame_set)
+        if result is not None:
+            self.latency.add(result.timings_ms)
+        return result
+
+    def assemble(self, frame_set: FrameSet) -> Optional[AssembledFrame]:
+        """Image and returns of one set, without depth; None, and counted, as from ``process``."""
+        return self._done(self._processor.assemble, frame_set)
+
+    def decode(self, frame_set: FrameSet) -> Optional[DecodedFrame]:
+        """One set decoded, and otherwise as it came; None, and counted, as from ``process``."""
+        return self._done(self._processor.decode, frame_set)
+
+    def _done(self, step: Callable[[FrameSet], T], frame_set: FrameSet) -> Optional[T]:
         try:
-            result = self._processor.process(frame_set)
+            result = step(frame_set)
         except DropError as drop:
-            stamp = frame_set.image.stamp_ns / 1e9
-            self._drop(drop.reason, f"Image at {stamp:.3f} s: {drop}")
+            self.count_drop(frame_set, drop.reason, str(drop))
             return None
-        self.latency.add(result.timings_ms)
         self.frames_out += 1
         return result
 
