@@ -21,6 +21,7 @@ TRAIN = [
     "onnx>=1.16",
     "onnxscript>=0.2",
 ]
+FLEET = [*CV, *BAGS, "pyarrow>=15", "pylance>=0.20", "ImageHash>=4.3"]
 
 
 def files(folder, pattern):
@@ -66,7 +67,9 @@ setup(
         "onnx-gpu": ["onnxruntime-gpu>=1.17"],
         "torch": TORCH,
         "train": TRAIN,
-        "fleet": ["ray[data]>=2.9", "pylance>=0.10"],
+        "fleet": FLEET,
+        "ray": [*FLEET, "ray>=2.9"],
+        "lora": ["peft>=0.11"],
         "viz": ["rerun-sdk>=0.18", "open3d>=0.17"],
         "remote": ["universal-pathlib>=0.2"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "pytransform3d>=3.5", "types-PyYAML"],

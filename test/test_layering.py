@@ -1,4 +1,4 @@
-"""The import rule: (ros, cli, bench, training) -> (bags, simulate) -> evaluation -> engine -> core."""
+"""The import rule: (ros, cli, bench, training) -> dataset -> (bags, simulate) -> evaluation -> engine -> core."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ ALLOWED = {
     "bags": {"core", "engine", "evaluation"},
     "evaluation": {"core", "engine"},
     "simulate": {"core", "engine", "bags"},
+    "dataset": {"core", "engine", "evaluation", "bags"},
     "bench": {"core", "engine", "bags", "evaluation", "simulate", "ros"},
     "ros": {"core", "engine", "model"},
-    "cli": {"core", "engine", "bags", "evaluation", "simulate", "bench", "ros"},
+    "cli": {"core", "engine", "bags", "evaluation", "simulate", "dataset", "bench", "ros"},
 }
 
 

@@ -114,7 +114,9 @@ def decode_image(msg: Any) -> ByteArray:
     """
     if hasattr(msg, "encoding") or hasattr(msg, "format"):
         measured_stamp_ns(_field(msg, "header"))
-        return _decode_raw(msg) if hasattr(msg, "encoding") else _decode_compressed(msg)
+        if hasattr(msg, "encoding"):
+            return _decode_raw(msg)
+        return decode_compressed(_bytes(_field(msg, "data")).tobytes(), str(_field(msg, "format")))
     raise MessageError(f"{type(msg).__name__} is no image: choose a sensor_msgs/Image or CompressedImage topic.")
 
 
@@ -295,10 +297,22 @@ def _check_pixels(width: int, height: int, kind: str) -> None:
         )
 
 
-def _decode_compressed(msg: Any) -> ByteArray:
-    described = str(_field(msg, "format")).strip()
-    data = _bytes(_field(msg, "data"))
-    _check_compressed(data.tobytes(), described)
+def decode_compressed(content: bytes, described: str) -> ByteArray:
+    """Colour image of a JPEG or PNG, as ``decode_image`` makes it of a sensor_msgs/CompressedImage.
+
+    Args:
+        content: the file's bytes.
+        described: the message's ``format``, which names the encoding of what was compressed.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        MessageError: damaged, too large, or neither JPEG nor PNG.
+    """
+    described = described.strip()
+    _check_compressed(content, described)
+    data = np.frombuffer(content, np.uint8)
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
