@@ -49,11 +49,27 @@ class FrameSourceConfig:
 
 
 @dataclass(frozen=True)
+class DatasetSourceConfig:
+    """Samples that ``mf-ros extract`` made of bags; ``data=PATH`` is short for ``data.dataset.path=PATH``."""
+
+    path: str = ""
+    """Folder or .parquet file of the data set; its rows of the split train are trained on."""
+    heldout: int = 64
+    """Rows of the split val that are evaluated while training, evenly spread; 0 evaluates none."""
+    settings: str = ""
+    """YAML file of the robot's settings, when its lidar, projection or output settings are no longer those with which
+    the bags were extracted; empty takes those of the data set."""
+    calibration: str = ""
+    """YAML file of transforms that replace recorded ones: ``CHILD_FRAME: {xyz: [...], quaternion: [x, y, z, w]}``."""
+
+
+@dataclass(frozen=True)
 class MixConfig:
     """Share of each source among the samples; only proportions count."""
 
     scenes: float = 1.0
     frames: float = 0.0
+    dataset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,7 @@ class DataConfig:
 
     scenes: SceneSourceConfig = field(default_factory=SceneSourceConfig)
     frames: FrameSourceConfig = field(default_factory=FrameSourceConfig)
+    dataset: DatasetSourceConfig = field(default_factory=DatasetSourceConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     shapes: Tuple[Tuple[int, int], ...] = ((256, 384),)
     """Heights and widths of the crops, multiples of 16; each batch draws one, evaluation uses the first."""
@@ -179,6 +196,8 @@ _AT_LEAST: Dict[str, float] = {
     "data.scenes.heldout": 0,
     "data.mix.scenes": 0,
     "data.mix.frames": 0,
+    "data.mix.dataset": 0,
+    "data.dataset.heldout": 0,
     "data.workers": 0,
     "optimiser.weight_decay": 0,
     "optimiser.clip": 0,
@@ -209,7 +228,7 @@ def validate(config: TrainConfig) -> None:
         raise ConfigError("This training goes on from a network: name the weights to start from: init=nano.")
     for group in ("samples", "losses"):
         for name, value in vars(getattr(config, group)).items():
-            if value < 0:
+            if isinstance(value, (int, float)) and value < 0:
                 raise ConfigError(f"{group}.{name} is {value}: it must be at least 0.")
     if config.optimiser.lr <= 0:
         raise ConfigError(f"optimiser.lr is {config.optimiser.lr}: it must be above 0.")
@@ -225,21 +244,29 @@ def validate(config: TrainConfig) -> None:
 def _validate_shares(config: TrainConfig) -> None:
     if sum(getattr(config.losses, name) for name in REGIMES) <= 0:
         raise ConfigError(f"losses.{', losses.'.join(REGIMES)} are all 0: no regime is left to train.")
-    shown = ("lines", "points", "block")
+    shown = ("lines", "points", "block", "nearly")
     total = sum(getattr(config.samples, name) for name in shown)
     if total > 1 + 1e-9:
         raise ConfigError(f"samples.{', samples.'.join(shown)} are shares of all samples: {total:g} is more than 1.")
-    for name in ("outliers", "ghosts"):
+    for name in ("outliers", "ghosts", "miscalibrated", "faded"):
         if getattr(config.samples, name) > 1:
             raise ConfigError(f"samples.{name} is {getattr(config.samples, name)}: it is a share, so at most 1.")
+    low, high = config.samples.zoom
+    if not 0.1 <= low <= high <= 10:
+        raise ConfigError(f"samples.zoom is [{low:g}, {high:g}]: two factors from 0.1 to 10, the smaller one first.")
 
 
 def _validate_data(config: TrainConfig) -> None:
     data, scenes = config.data, config.data.scenes
-    if data.mix.scenes + data.mix.frames <= 0:
-        raise ConfigError("data.mix.scenes and data.mix.frames are both 0: nothing is left to train on.")
+    if data.mix.scenes + data.mix.frames + data.mix.dataset <= 0:
+        raise ConfigError("data.mix.scenes, data.mix.frames and data.mix.dataset are 0: nothing is left to train on.")
     if data.mix.frames > 0 and not data.frames.folder:
         raise ConfigError(f"data.mix.frames is {data.mix.frames}: data.frames.folder must name the folder of frames.")
+    if data.mix.dataset > 0 and not data.dataset.path:
+        raise ConfigError(
+            f"data.mix.dataset is {data.mix.dataset}: name the data set that mf-ros extract wrote: data=DATASET; "
+            "for a folder of frames set data.frames.folder, data.mix.frames=0.5 and data.mix.dataset=0."
+        )
     _validate_parts(data.frames)
     if not data.shapes:
         raise ConfigError("data.shapes is empty: name at least one crop, such as [[256, 384]].")

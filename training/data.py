@@ -100,6 +100,8 @@ def open_parts(config: DataConfig) -> List[Part]:
         parts.append(_procedural(config))
     if config.mix.frames > 0:
         parts.append(_real(config))
+    if config.mix.dataset > 0:
+        parts.append(_recorded(config))
     return parts
 
 
@@ -126,6 +128,16 @@ def _real(config: DataConfig) -> Part:
         held = FrameSource(config.frames.heldout_folder, config.frames.heldout_part)
     numbers = tuple(range(len(held))) if held is not None else ()
     return Part("frames", frames, 0, len(frames), config.mix.frames, numbers, held)
+
+
+def _recorded(config: DataConfig) -> Part:
+    from mf_training.recorded import open_split
+
+    source = config.dataset
+    rows = open_split(source, "train")
+    held = open_split(source, "val", source.heldout) if source.heldout else None
+    numbers = tuple(range(len(held))) if held is not None else ()
+    return Part("dataset", rows, 0, len(rows), config.mix.dataset, numbers, held)
 
 
 class TrainingSamples(Dataset[Any]):
@@ -202,7 +214,9 @@ def _made(
 ) -> Any:
     try:
         scene = source.get(number)
-        if scene.depth.shape[0] < shape[0] or scene.depth.shape[1] < shape[1]:
+        small = scene.depth.shape[0] < shape[0] or scene.depth.shape[1] < shape[1]
+        # Recorded frames have the size they have, and are filled up; scenes can be rendered larger.
+        if small and scene.depth.any():
             size = "{} x {}".format(*scene.depth.shape)
             raise DataError(f"it is {size}, smaller than the crop of {shape[0]} x {shape[1]} (data.shapes).")
         return make_sample(scene, rng, shape, config.samples)

@@ -7,7 +7,7 @@ it will meet in use. Real frames whose only truth is LiDAR go the same way: what
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -16,40 +16,34 @@ import torch
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import condition
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.projection import ProjectedReturns, mark_visible, project_points, rasterize_nearest
-from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
-from mf_training.scenes.types import LidarScan, Scene
+from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nearest
+from mf_ros.core.types import BoolArray, ByteArray, FloatArray
+from mf_ros.engine.bundle import Processing
+from mf_ros.engine.grid import grid_step, mean_of_blocks, nearest_of_blocks
+from mf_training.returns import (
+    Returns,
+    SampleConfig,
+    project_returns,
+    with_outliers,
+    with_shown,
+    without_ghosts,
+    wrong_pose,
+)
+from mf_training.scenes.types import Scene
 
+__all__ = ["HIDDEN", "VISIBLE", "Sample", "SampleConfig", "collate", "make_sample"]
+
+MAX_PIXELS = Processing().max_pixels
+"""Larger pictures are learned on the coarser grid on which engines complete them."""
 VISIBLE, HIDDEN = 1, 2
 _SHOWN_WEIGHT = 0.15
 _BETWEEN_WEIGHT = 0.1
 _OUTSIDE_WEIGHT = 0.03
 _SAME_SURFACE = 0.05
-_AROUND, _GHOST_RATIO = 7, 0.93
 _MARGIN = 48
 _REACH_OF_LIDAR = 41
 _TOO_DEEP = 1.08
 _WINDOWS = 8
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How samples are drawn from scenes."""
-
-    lines: float = 0.55
-    """Share of samples that are shown whole scan lines, where the sensor has them."""
-    points: float = 0.22
-    """Share that is shown random returns."""
-    block: float = 0.15
-    """Share that is shown the returns of a part of the image; the rest is shown none."""
-    outliers: float = 0.1
-    """Share of samples in which up to 10% of the returns are wrong."""
-    ghosts: float = 0.3
-    """Share of samples that keep returns from nowhere, nearer than anything around; robots' drivers filter most."""
-    cull_margin: float = ProjectionConfig.cull_margin
-    """As ``projection.cull_margin`` on the robot."""
-    photometric: bool = True
-    """Vary brightness, contrast, colour and noise of the image."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +69,6 @@ class Sample:
     scale: float
 
 
-@dataclass(frozen=True)
-class _Returns:
-    """Returns on the image, (M,) each: pixels, depth as shown and as measured, scan line, whether shown."""
-
-    uv: FloatArray
-    z: FloatArray
-    measured: FloatArray
-    ring: AnyArray
-    shown: BoolArray
-
-
-def _rasterized(returns: _Returns, z: FloatArray, keep: BoolArray, shape: Tuple[int, int]) -> FloatArray:
-    pixels = np.rint(returns.uv[keep]).astype(np.int64)
-    return rasterize_nearest(pixels[:, 1], pixels[:, 0], z[keep], shape)
-
-
 def make_sample(
     scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: Optional[SampleConfig] = None
 ) -> Sample:
@@ -99,43 +77,122 @@ def make_sample(
     Args:
         scene: what was rendered or recorded; ``depth`` all zero where only the LiDAR knows.
         rng: of every draw.
-        shape: (H, W) of the crop, not larger than the scene.
+        shape: (H, W) of the crop; a smaller picture is filled up at its right and its lower side, where nothing counts.
         config: shares of the draws.
     """
     config = config or SampleConfig()
     mirrored = bool(rng.random() < 0.5)
-    size = (scene.depth.shape[0], scene.depth.shape[1])
-    returns = _projected(scene.scans[int(rng.integers(len(scene.scans)))], scene.camera(), mirrored)
+    # Draws that only some settings ask for come from their own stream, so that they change no other draw.
+    extra = rng.spawn(1)[0]
+    if not scene.depth.any():
+        scene = _zoomed(scene, extra, shape, config)
+    view = _View(scene.camera(), grid_step(scene.depth.shape, MAX_PIXELS), config)
+    T_wrong = None
+    if not scene.depth.any() and extra.random() < config.miscalibrated:
+        T_wrong = wrong_pose(extra, config, scene.twist)
+    scan = scene.scans[int(rng.integers(len(scene.scans)))]
+    returns = project_returns(scan, view.camera, mirrored, T_wrong)
     truth = scene.depth[:, ::-1] if mirrored else scene.depth
     if rng.random() >= config.ghosts:
-        returns = _without_ghosts(returns, truth)
+        returns = without_ghosts(returns, truth)
     if rng.random() < config.outliers:
-        returns = _with_outliers(returns, rng)
-    returns = _with_shown(returns, rng, size, config)
+        returns = with_outliers(returns, rng)
+    returns = with_shown(returns, rng, view.camera, config)
     if truth.any():
-        weight = _as_measured(returns, truth, size, config.cull_margin)
+        truth = view.coarse_truth(truth)
+        weight = _as_measured(returns, truth, view)
     else:
-        truth, weight = _held_out(returns, size, config.cull_margin)
-    sparse = _visible_depth(returns, size, config.cull_margin)
+        truth, weight = _held_out(returns, view)
+    sparse = view.rasterized(returns.at, returns.z, view.seen(returns.at, returns.z, returns.shown))
     window = _window(sparse, rng, shape)
     depth, level, prior, scale = _conditioned(sparse, truth, window)
-    image = np.ascontiguousarray((scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)])
-    return Sample(
-        _photometric(image, rng) if config.photometric else image,
-        *(np.ascontiguousarray(each[window], np.float32) for each in (truth, weight)),
-        depth,
-        level,
-        prior,
-        _visibility(sparse, truth)[window].copy(),
-        scale,
+    image = np.ascontiguousarray(
+        view.coarse_image(scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)]
     )
+    image = _photometric(image, rng) if config.photometric else image
+    hidden = _visibility(sparse, truth)[window]
+    made = Sample(image, truth[window], weight[window], depth, level, prior, hidden, scale)
+    return _filled_up(made, shape)
+
+
+@dataclass(frozen=True)
+class _View:
+    """How the robot looks at a picture: its camera, the step of its grid, and what it leaves out."""
+
+    camera: CameraModel
+    step: int
+    config: SampleConfig
+
+    def rasterized(self, uv: FloatArray, z: FloatArray, keep: BoolArray) -> FloatArray:
+        """(h, w) metres of the nearest kept return in each cell of the grid, 0 = none."""
+        pixels = np.rint(uv[keep]).astype(np.int64)
+        full = rasterize_nearest(pixels[:, 1], pixels[:, 0], z[keep], (self.camera.height, self.camera.width))
+        return nearest_of_blocks(full, self.step)
+
+    def seen(self, uv: FloatArray, z: FloatArray, keep: BoolArray) -> BoolArray:
+        """``keep`` less the returns that are lonely among the kept, or that nearer ones of them hide."""
+        index = np.flatnonzero(keep)
+        kept = ProjectedReturns.unmarked(uv[index], z[index])
+        seen = np.zeros(len(keep), np.bool_)
+        projection = ProjectionConfig(cull_margin=self.config.cull_margin, reject_lonely=self.config.reject_lonely)
+        seen[index] = mark_visible(kept, (self.camera.height, self.camera.width), projection).visible
+        return seen
+
+    def coarse_image(self, image: ByteArray) -> ByteArray:
+        """(3, h, w) picture on the grid."""
+        if self.step == 1:
+            return image
+        return mean_of_blocks(np.ascontiguousarray(image.transpose(1, 2, 0)), self.step).transpose(2, 0, 1)
+
+    def coarse_truth(self, truth: FloatArray) -> FloatArray:
+        """(h, w) dense truth on the grid: the depth at each cell's upper left pixel."""
+        return np.ascontiguousarray(truth[:: self.step, :: self.step])
+
+
+def _zoomed(scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: SampleConfig) -> Scene:
+    """A recorded frame at a random size, not so small that the crop would reach beyond it."""
+    low, high = config.zoom
+    if low == high == 1.0:
+        return scene
+    height, width = scene.depth.shape
+    fitting = min(max(shape[0] / height, shape[1] / width), 1.0)
+    factor = max(float(np.exp(rng.uniform(np.log(low), np.log(high)))), fitting)
+    size = (round(width * factor), round(height * factor))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    image = cv2.resize(np.ascontiguousarray(scene.image.transpose(1, 2, 0)), size, interpolation=method)
+    return replace(
+        scene,
+        image=np.ascontiguousarray(image.transpose(2, 0, 1)),
+        depth=np.zeros(size[::-1], np.float32),
+        lens=scene.camera().resized(*size),
+    )
+
+
+def _filled_up(sample: Sample, shape: Tuple[int, int]) -> Sample:
+    """The sample at a crop's full size, as the engine fills up what is no multiple of its patches."""
+    rows, cols = shape[0] - sample.truth.shape[0], shape[1] - sample.truth.shape[1]
+    after = ((0, rows), (0, cols))
+    contiguous = {name: np.ascontiguousarray(getattr(sample, name)) for name in _PADDING}
+    contiguous["image"] = np.ascontiguousarray(sample.image)
+    if rows or cols:
+        contiguous = {name: np.pad(contiguous[name], after, **how) for name, how in _PADDING.items()}
+        contiguous["image"] = np.pad(sample.image, ((0, 0), *after), mode="edge")
+    return replace(sample, **contiguous)
+
+
+_PADDING: Dict[str, Dict[str, Any]] = {
+    **{name: {"mode": "constant"} for name in ("truth", "weight", "depth", "hidden")},
+    "level": {"mode": "constant", "constant_values": 1.0},
+    "prior": {"mode": "edge"},
+}
 
 
 def _window(sparse: FloatArray, rng: np.random.Generator, shape: Tuple[int, int]) -> Tuple[slice, slice]:
     """A random window; where the picture has returns another is drawn, a few times, while it shows none of them."""
     for _ in range(_WINDOWS):
-        top, left = (int(rng.integers(full - part + 1)) for full, part in zip(sparse.shape, shape, strict=True))
-        window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        sides = [min(full, part) for full, part in zip(sparse.shape, shape, strict=True)]
+        top, left = (int(rng.integers(full - part + 1)) for full, part in zip(sparse.shape, sides, strict=True))
+        window = (slice(top, top + sides[0]), slice(left, left + sides[1]))
         if sparse[window].any() or not sparse.any():
             break
     return window
@@ -183,122 +240,43 @@ def collate(samples: Sequence[Sample]) -> Dict[str, torch.Tensor]:
     return batch
 
 
-def _projected(scan: LidarScan, camera: CameraModel, mirrored: bool) -> _Returns:
-    returns = project_points(scan.as_points(), camera)
-    uv = returns.uv
-    if mirrored:
-        uv = np.stack([camera.width - 1 - uv[:, 0], uv[:, 1]], 1)
-    return _Returns(uv, returns.z, returns.z, scan.ring[returns.index], returns.visible)
+def _measured(returns: Returns, view: _View) -> Tuple[FloatArray, FloatArray]:
+    """Depth of the visible returns, withheld and given, (h, w) metres each, 0 = none.
 
-
-def _without_ghosts(returns: _Returns, depth: FloatArray) -> _Returns:
-    """The returns that something in the picture around them may have caused; all of them where depth is unknown."""
-    known = np.where(depth > 0, depth, np.float32(np.inf))
-    if not np.isfinite(known).any():
-        return returns
-    nearest = cv2.erode(known.astype(np.float32), np.ones((_AROUND, _AROUND), np.uint8))
-    pixels = np.rint(returns.uv).astype(np.int64)
-    real = np.flatnonzero(returns.z > _GHOST_RATIO * nearest[pixels[:, 1], pixels[:, 0]])
-    uv, z, measured, ring, shown = (
-        each[real] for each in (returns.uv, returns.z, returns.measured, returns.ring, returns.shown)
-    )
-    return _Returns(uv, z, measured, ring, shown)
-
-
-def _with_outliers(returns: _Returns, rng: np.random.Generator) -> _Returns:
-    """Some returns replaced by depths from elsewhere in the sweep, or by ones far too near."""
-    if len(returns.z) == 0:
-        return returns
-    wrong = rng.random(len(returns.z)) < rng.uniform(0, 0.1)
-    other = returns.z[rng.integers(len(returns.z), size=len(returns.z))]
-    other = other * np.where(rng.random(len(other)) < 0.3, rng.uniform(0.2, 1.5, len(other)), 1.0)
-    return replace(returns, z=np.where(wrong, other, returns.z).astype(np.float32))
-
-
-def _with_shown(returns: _Returns, rng: np.random.Generator, shape: Tuple[int, int], config: SampleConfig) -> _Returns:
-    """Which returns the network is shown: whole scan lines, random ones, those of a part of the image, or none."""
-    draw, count = rng.random(), len(returns.z)
-    has_lines = count > 0 and returns.ring.min() >= 0
-    if draw < config.lines and has_lines:
-        stride = int(rng.choice([1, 2, 2, 4, 4, 8, 8, 16]))
-        shown = returns.ring % stride == int(rng.integers(stride))
-        # A sensor with the same lines may turn more coarsely.
-        shown &= rng.random(count) < rng.choice([1.0, 1.0, 0.6])
-    elif draw < config.lines + config.points:
-        wanted = np.exp(rng.uniform(np.log(0.0003), np.log(0.2))) * shape[0] * shape[1]
-        shown = rng.random(count) < wanted / max(count, 1)
-    elif draw < config.lines + config.points + config.block:
-        shown = _in_part(returns, rng, shape)
-        if has_lines:
-            stride = int(rng.choice([1, 2, 4]))
-            shown &= returns.ring % stride == int(rng.integers(stride))
-    else:
-        shown = np.zeros(count, np.bool_)
-    return replace(returns, shown=shown)
-
-
-def _in_part(returns: _Returns, rng: np.random.Generator, shape: Tuple[int, int]) -> BoolArray:
-    """Returns in a random rectangle, outside of one, or nearer than a random depth."""
-    kind = rng.random()
-    if kind < 0.3 and len(returns.z):
-        return np.asarray(returns.z < np.quantile(returns.z, rng.uniform(0.3, 0.9)))
-    size = rng.uniform(0.25, 0.75, 2) * shape[::-1]
-    low = rng.uniform(0, 1, 2) * (np.array(shape[::-1]) - size)
-    inside: BoolArray = ((returns.uv >= low) & (returns.uv < low + size)).all(1)
-    return inside if kind < 0.65 else ~inside
-
-
-def _seen(returns: _Returns, z: FloatArray, keep: BoolArray, shape: Tuple[int, int], margin: float) -> BoolArray:
-    """``keep`` less the returns that are lonely among the kept, or that nearer ones of them hide."""
-    index = np.flatnonzero(keep)
-    kept = ProjectedReturns.unmarked(returns.uv[index], z[index])
-    seen = np.zeros(len(keep), np.bool_)
-    seen[index] = mark_visible(kept, shape, ProjectionConfig(cull_margin=margin)).visible
-    return seen
-
-
-def _visible_depth(returns: _Returns, shape: Tuple[int, int], margin: float) -> FloatArray:
-    seen = _seen(returns, returns.z, returns.shown, shape, margin)
-    return _rasterized(returns, returns.z, seen, shape)
-
-
-def _measured(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
-    """Depth of the visible returns, withheld and given, (H, W) metres each, 0 = none.
-
-    A return that is shown at a wrong depth is withheld as well: what is true there must be learned against it.
+    A return that is shown at a wrong depth or place is withheld as well: what is true there must be learned against it.
     """
     clean = returns.measured
-    seen = _seen(returns, clean, np.ones(len(clean), np.bool_), shape, margin)
-    given = returns.shown & (returns.z == clean)
-    return _rasterized(returns, clean, seen & ~given, shape), _rasterized(returns, clean, seen & given, shape)
+    seen = view.seen(returns.uv, clean, np.ones(len(clean), np.bool_))
+    given = returns.true
+    return view.rasterized(returns.uv, clean, seen & ~given), view.rasterized(returns.uv, clean, seen & given)
 
 
-def _held_out(returns: _Returns, shape: Tuple[int, int], margin: float) -> Tuple[FloatArray, FloatArray]:
+def _held_out(returns: Returns, view: _View) -> Tuple[FloatArray, FloatArray]:
     """Sparse truth and its weight: the returns not shown as they are, and at a small weight those that were."""
-    held_out, shown = _measured(returns, shape, margin)
+    held_out, shown = _measured(returns, view)
     truth: FloatArray = np.where(held_out > 0, held_out, shown)
     weight = np.where(held_out > 0, 1.0, np.where(shown > 0, _SHOWN_WEIGHT, 0.0))
     return truth, weight.astype(np.float32)
 
 
-def _as_measured(returns: _Returns, truth: FloatArray, shape: Tuple[int, int], margin: float) -> FloatArray:
+def _as_measured(returns: Returns, truth: FloatArray, view: _View) -> FloatArray:
     """Weight of dense truth: most where a real sensor would have measured it, some between, little outside.
 
     What a LiDAR measures is not a fair sample of a picture: gaps, glass, dark surfaces and what lies just behind an
     edge are missing. A network that learns from all pixels alike learns to see farther than LiDAR truth ever is.
     """
-    held_out, shown = _measured(returns, shape, margin)
+    held_out, shown = _measured(returns, view)
     either = np.where(held_out > 0, held_out, shown)
     finite = np.where(np.isfinite(truth) & (truth > 0), truth, np.float32(1))
     same = (either > 0) & (np.abs(np.log(np.where(either > 0, either, 1) / finite)) < _SAME_SURFACE)
-    weight = np.where(_near_lidar(returns, shape), _BETWEEN_WEIGHT, _OUTSIDE_WEIGHT)
+    weight = np.where(_near_lidar(returns, view), _BETWEEN_WEIGHT, _OUTSIDE_WEIGHT)
     weight = np.where(same, np.where(held_out > 0, 1.0, _SHOWN_WEIGHT), weight)
     return (weight * (truth > 0)).astype(np.float32)
 
 
-def _near_lidar(returns: _Returns, shape: Tuple[int, int]) -> BoolArray:
+def _near_lidar(returns: Returns, view: _View) -> BoolArray:
     """Where the sensor measures at all, shown or not: what lies outside is guessed and counts less."""
-    everywhere = _rasterized(returns, returns.z, np.ones(len(returns.z), np.bool_), shape) > 0
+    everywhere = view.rasterized(returns.at, returns.z, np.ones(len(returns.z), np.bool_)) > 0
     side = _REACH_OF_LIDAR
     grown = cv2.boxFilter(everywhere.astype(np.float32), -1, (side, side), normalize=False)
     return np.asarray(grown > 0.5)

@@ -30,6 +30,8 @@ def load_train_config(source: str, overrides: Sequence[str] = ()) -> TrainConfig
     mapping = dict(read_preset("training", source))
     for text in overrides:
         key, value = _override(text)
+        if key == "data" and isinstance(value, str):
+            key = "data.dataset.path"
         if key.startswith("model.") and not isinstance(mapping.get("model"), Mapping):
             mapping["model"] = read_preset("models", mapping.get("model", TrainConfig.model))
         _set(mapping, key, value)

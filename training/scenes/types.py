@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,8 @@ class Scene:
     """A picture with its true depth and several LiDAR sweeps of it.
 
     ``image`` (3, H, W) uint8 RGB; ``depth`` (H, W) float32 Z in metres, inf = sky, 0 = unknown; ``K`` (3, 3) float32,
-    pixel centres at whole numbers.
+    pixel centres at whole numbers; ``lens`` the camera of a recorded picture, whose lens may distort; ``twist`` (6,)
+    its velocity in its own frame, m/s and rad/s, zeros where it is not known.
     """
 
     image: npt.NDArray[np.uint8]
@@ -46,9 +47,13 @@ class Scene:
     scans: Tuple[LidarScan, ...]
     kind: str
     seed: int
+    lens: Optional[CameraModel] = None
+    twist: FloatArray = field(default_factory=lambda: np.zeros(6, np.float32))
 
     def camera(self) -> CameraModel:
-        """The camera of the picture, which has no distortion."""
+        """The camera of the picture: ``lens``, or without one a camera of ``K`` that has no distortion."""
+        if self.lens is not None:
+            return self.lens
         height, width = self.depth.shape
         return make_camera(width, height, self.K.astype(np.float64), [], "plumb_bob")
 
