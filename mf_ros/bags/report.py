@@ -19,6 +19,7 @@ from mf_ros.core.config import Config
 from mf_ros.core.settings import config_from_mapping, settings
 from mf_ros.core.types import AnyArray
 from mf_ros.errors import require_package
+from mf_ros.evaluation.metrics import RANGES_M
 
 jinja2 = require_package("jinja2", extra="bags")
 
@@ -27,7 +28,6 @@ MAX_BYTES = 5_500_000
 
 _TEMPLATE = Path(__file__).with_name("templates") / REPORT_NAME
 _QUALITIES = (88, 78, 66, 50, 35)
-_DISTANCES_M = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0))
 _MAX_FRAMES = 5
 _TALL = 1.15
 _OTHER_ADVICE = "See the message."
@@ -225,7 +225,7 @@ def _distance_rows(samples: Sequence[Sample]) -> List[Tuple[str, str, str, str, 
 
 
 def _bands(truth: AnyArray) -> List[Tuple[float, float, AnyArray]]:
-    return [(low, high, (truth >= low) & (truth < high)) for low, high in _DISTANCES_M]
+    return [(low, high, (truth >= low) & (truth < high)) for low, high in RANGES_M]
 
 
 def _distance_row(name: str, at: AnyArray, size: AnyArray, error: AnyArray) -> Tuple[str, str, str, str, str]:

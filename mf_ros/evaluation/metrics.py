@@ -12,6 +12,8 @@ import numpy as np
 from mf_ros.core.types import AnyArray, BoolArray, DoubleArray
 
 METRICS = ("mae", "rmse", "imae", "irmse", "absrel", "delta1", "median")
+RANGES_M = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0))
+"""From where to where errors are told apart by true depth, metres."""
 
 
 def depth_metrics(predicted: AnyArray, truth: AnyArray) -> Dict[str, float]:

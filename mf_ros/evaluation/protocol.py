@@ -3,12 +3,13 @@
 Rings: the input is the odd rings thinned to the wanted count, the truth is all even rings, the same for every count.
 LiDARs without rings: truth is a fixed random half, the input 1/1, 1/2, 1/4 ... of the other half.
 Dense truth: scan lines are simulated at the elevations of a 64-line sensor, or random pixels are drawn.
+A robot's own frames, on which networks are compared: nearly everything is shown, half, a quarter, or nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -20,6 +21,12 @@ from mf_ros.evaluation.visibility import visible_to_camera
 
 TRUTH_RANGE_M = (1.0, 80.0)
 RGBD_RANGE_M = (0.3, 80.0)
+DEPLOYED, HALF, QUARTER, NO_RETURNS = "deployed", "half", "quarter", "none"
+"""Inputs of ``robot_cases``; ``none`` shows no return."""
+LINE_HELD_OUT = 4
+CELL_DEG = 1.5
+_FIRST_HELD_OUT = 2
+_CELLS_HELD_OUT = 0.25
 _RANDOM_POINTS = (500, 100)
 _DENSE_LINES = 16
 _SIMULATED_RINGS = 64
@@ -78,21 +85,91 @@ def cases(frame: EvaluationFrame, lines: Sequence[int]) -> Iterator[Case]:
 
 
 def _lidar_cases(frame: EvaluationFrame, points: CameraPoints, lines: Sequence[int]) -> Iterator[Case]:
-    returns = project_points(points, frame.camera)
-    seen = visible_to_camera(points, returns, frame.camera)
+    seen = _Seen.of(frame, points)
+    yield from _thinned(frame, points, seen, lines, [str(count) for count in lines])
+
+
+def _thinned(
+    frame: EvaluationFrame, points: CameraPoints, seen: _Seen, lines: Sequence[int], names: Sequence[str]
+) -> Iterator[Case]:
     if points.ring is not None and frame.n_rings:
-        ring = points.ring[returns.index]
+        ring = points.ring[seen.returns.index]
         truth = held_out_rings(ring)
-        inputs = [(str(count), thin_rings(ring, frame.n_rings, count)) for count in lines]
+        inputs = [thin_rings(ring, frame.n_rings, count) for count in lines]
     else:
-        draw = np.random.default_rng(0).permutation(len(returns)) / max(len(returns), 1)
+        draw = np.random.default_rng(0).permutation(len(seen.returns)) / max(len(seen.returns), 1)
         truth = draw < 0.5
-        inputs = [(str(count), (draw >= 0.5) & (draw < 0.5 + 0.5 * count / max(lines))) for count in lines]
-    truth &= (returns.z >= TRUTH_RANGE_M[0]) & (returns.z <= TRUTH_RANGE_M[1])
-    rows, cols = returns.pixels()
-    for name, mask in inputs:
+        inputs = [(draw >= 0.5) & (draw < 0.5 + 0.5 * count / max(lines)) for count in lines]
+    for name, mask in zip(names, inputs, strict=True):
         if mask is not None and mask.any():
-            yield Case(name, True, returns.select(mask), rows[truth], cols[truth], returns.z[truth], seen[truth])
+            yield seen.case(name, mask, truth)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The returns of a frame on its image, and (M,) bool which of them the camera sees."""
+
+    returns: ProjectedReturns
+    visible: BoolArray
+
+    @classmethod
+    def of(cls, frame: EvaluationFrame, points: CameraPoints) -> _Seen:
+        returns = project_points(points, frame.camera)
+        return cls(returns, visible_to_camera(points, returns, frame.camera))
+
+    def case(self, name: str, shown: BoolArray, truth: BoolArray) -> Case:
+        """The case that shows and judges these of the returns."""
+        z = self.returns.z
+        truth = truth & (z >= TRUTH_RANGE_M[0]) & (z <= TRUTH_RANGE_M[1])
+        rows, cols = self.returns.pixels()
+        shown_returns = self.returns.select(shown)
+        return Case(name, True, shown_returns, rows[truth], cols[truth], z[truth], self.visible[truth])
+
+
+def has_lines(frame: EvaluationFrame) -> bool:
+    """Whether whole scan lines of a frame can be held out."""
+    return frame.points is not None and frame.points.ring is not None and frame.n_rings >= LINE_HELD_OUT
+
+
+def robot_cases(frame: EvaluationFrame) -> List[Case]:
+    """What networks are shown and judged on when they are compared on a robot's own frames.
+
+    ``deployed`` shows nearly all returns, as the robot does: every 4th scan line is held out, or, of sensors without
+    lines, a random quarter of the cells of 1.5 degrees into which the directions from the camera fall, the same in
+    every frame; single random returns would have shown ones right beside them. ``half`` and ``quarter`` show these
+    parts of the scan lines or returns, as ``cases`` does, and are judged on the other half. ``none`` shows no return
+    and is judged on all of them.
+
+    Returns:
+        The cases that the frame has truth for; without LiDAR returns in the image there is none.
+    """
+    points = frame.points
+    if points is None or not len(points):
+        return []
+    seen = _Seen.of(frame, points)
+    everything = np.ones(len(seen.returns), np.bool_)
+    lines = has_lines(frame)
+    if lines and points.ring is not None:
+        held_out: BoolArray = points.ring[seen.returns.index] % LINE_HELD_OUT == _FIRST_HELD_OUT
+    else:
+        held_out = _cells_held_out(points.points[seen.returns.index])
+    counts = (frame.n_rings // 2, frame.n_rings // 4) if lines else (2, 1)
+    found = [
+        seen.case(DEPLOYED, ~held_out, held_out),
+        *_thinned(frame, points, seen, counts, (HALF, QUARTER)),
+        seen.case(NO_RETURNS, ~everything, everything),
+    ]
+    return [case for case in found if case.visible.any() and (len(case.shown) or case.input == NO_RETURNS)]
+
+
+def _cells_held_out(xyz: FloatArray) -> BoolArray:
+    """(M,) bool for points in the optical frame: those in the cells of directions that are held out."""
+    x, y, z = xyz.T.astype(np.float64)
+    azimuth, elevation = np.degrees(np.arctan2(x, z)), np.degrees(np.arctan2(-y, np.hypot(x, z)))
+    cells = np.random.default_rng(0).random((round(360 / CELL_DEG) + 1, round(180 / CELL_DEG) + 1)) < _CELLS_HELD_OUT
+    place = (np.floor((azimuth + 180) / CELL_DEG).astype(int), np.floor((elevation + 90) / CELL_DEG).astype(int))
+    held_out: BoolArray = cells[place]
+    return held_out
 
 
 def _rgbd_cases(depth: FloatArray) -> Iterator[Case]:

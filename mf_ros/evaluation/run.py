@@ -19,9 +19,9 @@ from mf_ros.errors import MfRosError
 from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.metrics import METRICS, depth_metrics, mean_of, scale_to
-from mf_ros.evaluation.protocol import Case, cases
+from mf_ros.evaluation.protocol import NO_RETURNS, Case, cases
 from mf_ros.evaluation.uncertainty import Uncertainty, mean_uncertainty, uncertainty
-from mf_ros.evaluation.variants import NO_RETURNS, variants, without_returns
+from mf_ros.evaluation.variants import variants, without_returns
 
 _log = logging.getLogger(__name__)
 

@@ -10,10 +10,7 @@ import numpy as np
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import mark_visible
-from mf_ros.evaluation.protocol import Case
-
-NO_RETURNS = "none"
-"""Input of a case that shows no return."""
+from mf_ros.evaluation.protocol import NO_RETURNS, Case
 
 
 def without_returns(case: Case) -> Case:
