@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from mf_ros.bags import report_pictures as pictures
+from mf_ros.bags.pages import page_template
 from mf_ros.bags.report_figures import Figure, figures_of, uncertainty_line
 from mf_ros.bags.report_texts import ADVICE, METRICS, STAGES
 from mf_ros.bags.samples import ReplayReport, Sample
@@ -18,10 +18,7 @@ from mf_ros.bags.whole_file import write_whole
 from mf_ros.core.config import Config
 from mf_ros.core.settings import config_from_mapping, settings
 from mf_ros.core.types import AnyArray
-from mf_ros.errors import require_package
 from mf_ros.evaluation.metrics import RANGES_M
-
-jinja2 = require_package("jinja2", extra="bags")
 
 REPORT_NAME = "report.html"
 MAX_BYTES = 5_500_000
@@ -62,7 +59,7 @@ def render_report(report: ReplayReport) -> str:
     summary, samples = report.summary, _chosen(report.samples)
     scales = pictures.scales_of(samples)
     wide = not samples or samples[0].image.shape[1] > _TALL * samples[0].image.shape[0]
-    page = _template().render(
+    page = page_template(_TEMPLATE).render(
         name=summary["recording"],
         version=summary["version"],
         state=_state(summary),
@@ -94,15 +91,6 @@ def _chosen(samples: Sequence[Sample]) -> Tuple[Sample, ...]:
     """As many as a reader looks at, evenly spread."""
     indices = np.linspace(0, len(samples) - 1, min(len(samples), _MAX_FRAMES)).round().astype(int)
     return tuple(samples[index] for index in indices)
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    # Names in a report come from recordings of strangers, hence the escaping.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _state(summary: Mapping[str, Any]) -> str:

@@ -91,6 +91,10 @@ class Dataset:
         """Everything but images and points, of all rows in the order of the table, as an Arrow table."""
         return self._table.columns(LIGHT)
 
+    def columns(self, names: Sequence[str]) -> Any:
+        """Some columns of all rows in the order of the table, as an Arrow table that is not kept."""
+        return self._table.columns(names)
+
     def indices(self, split: str) -> Tuple[int, ...]:
         """Where the rows of a split are, sorted by recording and time, so that their order does not depend on the
         order in which recordings were added.
@@ -115,8 +119,8 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over which rows it holds, with which split; the same whatever order they were added in."""
-        names = ("sample_id", "split", "extractor_version")
-        cells = zip(*(self.light.column(name).to_pylist() for name in names), strict=True)
+        table = self.columns(("sample_id", "split", "extractor_version"))
+        cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
         digest = hashlib.sha256()
         for cell in sorted(cells):
             digest.update("\t".join(map(str, cell)).encode() + b"\n")
