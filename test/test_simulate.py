@@ -16,11 +16,14 @@ from mf_ros.core.messages import camera_from_info, decode_cloud, decode_depth_im
 from mf_ros.core.transforms import TransformTree
 from mf_ros.errors import ConfigError
 from mf_ros.simulate import simulate
-from mf_ros.simulate.geometry import Cone, Ellipsoid, Ground, Panel, Solid, box, cast_rays, frustum, surface_normals
+from mf_ros.simulate.camera import Camera
+from mf_ros.simulate.geometry import Cone, Ellipsoid, Ground, Panel, Solid, box, frustum
+from mf_ros.simulate.lidar import LidarModel, SpinningLidar
 from mf_ros.simulate.lighting import Lighting
-from mf_ros.simulate.rig import LIDAR, ODOM, OPTICAL, START_NS, T_BASE_CAMERA, T_CAMERA_OPTICAL, Rig, default_camera
+from mf_ros.simulate.raycast import cast_rays, surface_normals
+from mf_ros.simulate.rig import LIDAR, ODOM, OPTICAL, START_NS, Rig, default_camera
+from mf_ros.simulate.robots import T_CAMERA_OPTICAL, robot_named
 from mf_ros.simulate.scene import Layout, Material, Scene, SceneBuilder
-from mf_ros.simulate.sensors import Camera, LidarModel, SpinningLidar
 from mf_ros.simulate.trajectory import Trajectory, transform
 from mf_ros.simulate.worlds import make_scene
 
@@ -346,7 +349,8 @@ def test_recorded_transforms_cover_every_point_and_give_the_camera_pose(recorded
                 stamps.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
     for sweep, stamp in zip(sweeps, stamps, strict=True):
         assert np.isfinite(deskew(sweep, stamp, tree, ODOM, OPTICAL)).all()
-    expected = Trajectory().poses(np.array([(stamps[0] - START_NS) * 1e-9]))[0] @ T_BASE_CAMERA @ T_CAMERA_OPTICAL
+    base = Trajectory().poses(np.array([(stamps[0] - START_NS) * 1e-9]))[0]
+    expected = base @ robot_named("shuttle").T_base_camera @ T_CAMERA_OPTICAL
     np.testing.assert_allclose(tree.lookup(ODOM, OPTICAL, stamps[0]), expected, atol=1e-3)
 
 

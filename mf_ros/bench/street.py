@@ -10,7 +10,8 @@ import numpy as np
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.types import ByteArray, CameraPoints, FloatArray
 from mf_ros.errors import ConfigError
-from mf_ros.simulate.geometry import Cone, Ground, Solid, box, cast_rays, tile_order
+from mf_ros.simulate.geometry import Cone, Ground, Solid, box
+from mf_ros.simulate.raycast import cast_rays, tile_order
 
 WIDTH, HEIGHT = 1242, 375
 RINGS, COLUMNS = 64, 1875

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import AnyArray, DoubleArray, LidarSweep
 from mf_ros.errors import MessageError
 
-_UINT16, _FLOAT32 = 4, 7
+_FLOAT32 = 7
+# sensor_msgs/PointField datatype by type.
+_DATATYPES = {"uint8": 2, "uint16": 4, "float32": _FLOAT32, "float64": 8}
 _ENCODINGS: Dict[Tuple[str, int], Tuple[str, ...]] = {
     ("uint8", 1): ("mono8", "8UC1"),
     ("uint8", 3): ("rgb8", "bgr8", "8UC3"),
@@ -106,25 +108,27 @@ class MessageBuilder:
 
     def sweep(self, sweep: LidarSweep) -> Message:
         """sensor_msgs/PointCloud2 of a LiDAR sweep in Velodyne's layout; see ``McapWriter.write_points``."""
-        columns: List[Tuple[str, str, int, AnyArray]] = [
-            (name, "<f4", _FLOAT32, sweep.points[:, index]) for index, name in enumerate("xyz")
-        ]
+        columns = {name: sweep.points[:, index].astype(np.float32, copy=False) for index, name in enumerate("xyz")}
         if sweep.intensity is not None:
-            columns.append(("intensity", "<f4", _FLOAT32, sweep.intensity))
+            columns["intensity"] = sweep.intensity.astype(np.float32, copy=False)
         if sweep.ring is not None:
-            columns.append(("ring", "<u2", _UINT16, sweep.ring))
+            columns["ring"] = sweep.ring.astype(np.uint16)
         if sweep.time_s is not None:
-            columns.append(("time", "<f4", _FLOAT32, sweep.time_s))
-        layout = np.dtype([(name, code) for name, code, _, _ in columns])
-        points = np.empty(len(sweep), layout)
+            columns["time"] = sweep.time_s.astype(np.float32, copy=False)
+        return self.point_columns(columns, sweep.stamp_ns, sweep.frame_id)
+
+    def point_columns(self, columns: Mapping[str, AnyArray], stamp_ns: int, frame_id: str) -> Message:
+        """sensor_msgs/PointCloud2 of (N,) arrays by field name: uint8, uint16, float32 or float64, packed in order."""
+        layout = np.dtype([(name, values.dtype.newbyteorder("<")) for name, values in columns.items()])
+        points = np.empty(len(next(iter(columns.values()))), layout)
         fields = []
         offset = 0
-        for name, code, datatype, values in columns:
+        for name, values in columns.items():
             points[name] = values
-            fields.append((name, offset, datatype))
-            offset += np.dtype(code).itemsize
-        header = self._header(sweep.stamp_ns, sweep.frame_id)
-        return self._cloud(points, (1, len(sweep)), layout.itemsize, fields, header, dense=True)
+            fields.append((name, offset, _DATATYPES[values.dtype.name]))
+            offset += values.dtype.itemsize
+        header = self._header(stamp_ns, frame_id)
+        return self._cloud(points, (1, len(points)), layout.itemsize, fields, header, dense=True)
 
     def transforms(self, transforms: Sequence[StampedTransform]) -> Message:
         """tf2_msgs/TFMessage of one transform or more."""

@@ -1,23 +1,17 @@
-"""Analytic ray casting of a few kinds of solids, in NumPy.
-
-Rays travel in groups of neighbours. A group is bounded by a cone, a solid by a sphere; a solid meets only the rays of
-the groups whose cone touches its sphere, nearest solids first, and groups that are already covered are left out.
-World coordinates are metres, z up (REP 103).
-"""
+"""A few kinds of solids that rays are intersected with analytically; world coordinates are metres, z up (REP 103)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Protocol, Sequence, Tuple
+from typing import Callable, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
-from mf_ros.core.types import AnyArray, BoolArray, FloatArray, IntArray
+from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 Vec = Tuple[float, float, float]
 Rays = Tuple[FloatArray, FloatArray, FloatArray]
 
-GROUP = 64
 MISS = np.float32(np.inf)
 _EPS = np.float32(1e-4)
 _LEAF_CELLS = 64
@@ -43,11 +37,53 @@ def leaf_noise(x: AnyArray, y: AnyArray, z: AnyArray, cell_m: float = _LEAF_CELL
     return np.asarray(_LEAVES.reshape(-1)[(index[0] * _LEAF_CELLS + index[1]) * _LEAF_CELLS + index[2]])
 
 
+@dataclass(frozen=True)
+class Batch:
+    """How many solids of one kind are intersected at once.
+
+    Attributes:
+        hit: as ``Solid.intersect``, with the solid's row before the rays. Each number of the row may be an array that
+            broadcasts against the rays.
+        row: (K,) float32 what the solid is.
+    """
+
+    hit: Callable[[AnyArray, Rays, Rays], FloatArray]
+    row: FloatArray
+
+
+@dataclass(frozen=True)
+class Hull:
+    """A simple body that holds a solid: centre + sum of a[i] * axes[i], thickened by ``margin``.
+
+    Attributes:
+        axes: (3, 3) float32 rows, metres.
+        margin: metres.
+        oval: a is at most one long, else each of its components is at most one.
+    """
+
+    axes: FloatArray
+    margin: float = 0.0
+    oval: bool = False
+
+
 class Solid(Protocol):
-    """What the ray caster needs to know of a solid."""
+    """What the ray caster needs to know of a solid.
+
+    Attributes:
+        center: (3,) float32, metres.
+        radius: of a sphere around it that holds the solid, metres.
+    """
 
     center: FloatArray
     radius: float
+
+    @property
+    def hull(self) -> Optional[Hull]:
+        """A tighter body around the same centre; None where there is none."""
+
+    @property
+    def batch(self) -> Optional[Batch]:
+        """How it is intersected together with others of its kind; None: alone."""
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
         """Distance along each unit ray to the surface, metres; inf where it misses.
@@ -63,13 +99,19 @@ def _dot(v: FloatArray, a: Rays) -> FloatArray:
     return np.asarray(v[0] * a[0] + v[1] * a[1] + v[2] * a[2])
 
 
-def _select(a: Sequence[FloatArray], index: Tuple[AnyArray, ...]) -> Rays:
+def select_rays(a: Sequence[FloatArray], index: Tuple[AnyArray, ...]) -> Rays:
+    """Some of the rays; of an origin that all share, that one."""
     if a[0].ndim == 0:
         return a[0], a[1], a[2]
     return a[0][index], a[1][index], a[2][index]
 
 
-def _leafy(t: FloatArray, o: Rays, d: Rays, density: float) -> FloatArray:
+def _select_rows(row: AnyArray, index: Tuple[AnyArray, ...]) -> AnyArray:
+    """The numbers of the solids that the chosen rays belong to: (K, P, 1) become (K, N), those of one solid stay."""
+    return row if row.ndim == 1 else row[:, index[0], 0]
+
+
+def _leafy(t: FloatArray, o: Rays, d: Rays, density: AnyArray) -> FloatArray:
     """The distances t (N,), inf where the surface has a hole between its leaves."""
     reach = np.where(np.isfinite(t), t, 0)
     x, y, z = (o[i] + reach * d[i] for i in range(3))
@@ -81,29 +123,37 @@ def _f32(v: Sequence[float] | AnyArray) -> FloatArray:
     return np.asarray(v, dtype=np.float32)
 
 
+def _hit_slabs(row: AnyArray, o: Rays, d: Rays) -> FloatArray:
+    near = np.full(d[0].shape, -MISS, np.float32)
+    far = np.full(d[0].shape, MISS, np.float32)
+    rel = (o[0] - row[0], o[1] - row[1], o[2] - row[2])
+    for k in range(3, len(row), 5):
+        n, lo, hi = row[k : k + 3], row[k + 3], row[k + 4]
+        slope = _dot(n, d)
+        slope = np.where(np.abs(slope) < 1e-9, np.float32(1e-9), slope)
+        base = _dot(n, rel)
+        a = (lo - base) / slope
+        b = (hi - base) / slope
+        np.maximum(near, np.minimum(a, b), out=near)
+        np.minimum(far, np.maximum(a, b), out=far)
+    return np.where((near <= far) & (near > _EPS), near, MISS)
+
+
 class Polyhedron:
     """A convex solid: the points with lo <= n·(p - center) <= hi for each of a few slabs."""
 
-    def __init__(self, center: Vec, normals: AnyArray, lo: AnyArray, hi: AnyArray, radius: float) -> None:
+    def __init__(self, center: Vec, normals: AnyArray, lo: AnyArray, hi: AnyArray, hull: Hull, radius: float) -> None:
         self.center = _f32(center)
         self.radius = float(radius)
+        self.hull = hull
         self.normals = _f32(normals)
         self._lo = _f32(lo)
         self._hi = _f32(hi)
+        slabs = np.column_stack([self.normals, self._lo, self._hi])
+        self.batch = Batch(_hit_slabs, np.concatenate([self.center, slabs.reshape(-1)]))
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
-        near = np.full(d[0].shape, -MISS, np.float32)
-        far = np.full(d[0].shape, MISS, np.float32)
-        rel = (o[0] - self.center[0], o[1] - self.center[1], o[2] - self.center[2])
-        for n, lo, hi in zip(self.normals, self._lo, self._hi, strict=True):
-            slope = _dot(n, d)
-            slope = np.where(np.abs(slope) < 1e-9, np.float32(1e-9), slope)
-            base = _dot(n, rel)
-            a = (lo - base) / slope
-            b = (hi - base) / slope
-            np.maximum(near, np.minimum(a, b), out=near)
-            np.minimum(far, np.maximum(a, b), out=far)
-        return np.where((near <= far) & (near > _EPS), near, MISS)
+        return _hit_slabs(self.batch.row, o, d)
 
     def normal(self, p: FloatArray) -> FloatArray:
         along = (p - self.center) @ self.normals.T
@@ -119,7 +169,8 @@ def box(center: Vec, size: Vec, yaw: float = 0.0, pitch: float = 0.0) -> Polyhed
     c, s, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     axes = np.array([[c * cp, s * cp, -sp], [-s, c, 0.0], [c * sp, s * sp, cp]])
     half = np.asarray(size) / 2
-    return Polyhedron(center, axes, -half, half, float(np.linalg.norm(half)))
+    hull = Hull(_f32(axes * half[:, None]))
+    return Polyhedron(center, axes, -half, half, hull, float(np.linalg.norm(half)))
 
 
 def frustum(center: Vec, size: Vec, yaw: float, front: float, rear: float, side: float) -> Polyhedron:
@@ -139,7 +190,10 @@ def frustum(center: Vec, size: Vec, yaw: float, front: float, rear: float, side:
         normals.append(normal)
         lo.append(-1e4)
         hi.append((reach - lean / 2) * size[2] / length)
-    return Polyhedron(center, np.array(normals), np.array(lo), np.array(hi), float(np.linalg.norm(half)))
+    # A negative lean widens the top.
+    widest = half + np.maximum([max(-front, -rear), -side, 0.0], 0)
+    hull = Hull(_f32(axes * widest[:, None]))
+    return Polyhedron(center, np.array(normals), np.array(lo), np.array(hi), hull, float(np.linalg.norm(half)))
 
 
 class Ground:
@@ -147,6 +201,8 @@ class Ground:
 
     center = _f32((0.0, 0.0, 0.0))
     radius = 1e6
+    hull = None
+    batch = None
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -157,41 +213,87 @@ class Ground:
         return np.broadcast_to(_f32((0.0, 0.0, 1.0)), p.shape)
 
 
+def _hit_ellipsoids(row: AnyArray, o: Rays, d: Rays) -> FloatArray:
+    """Of rows with centre, one over the radii and, for leafy ones, density."""
+    c, k = row[:3], row[3:6]
+    # Measured from the ray's closest approach, or float32 would lose small solids far away.
+    shift = _dot(c, d) - (o[0] * d[0] + o[1] * d[1] + o[2] * d[2])
+    e = [d[i] * k[i] for i in range(3)]
+    q = [(o[i] + shift * d[i] - c[i]) * k[i] for i in range(3)]
+    a = e[0] * e[0] + e[1] * e[1] + e[2] * e[2]
+    b = e[0] * q[0] + e[1] * q[1] + e[2] * q[2]
+    disc = b * b - a * (q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - 1)
+    best = np.full(a.shape, MISS, np.float32)
+    hit = np.nonzero(disc >= 0)
+    if not len(hit[0]):
+        return best
+    a, b, shift, root = a[hit], b[hit], shift[hit], np.sqrt(disc[hit])
+    near, far = shift + (-b - root) / a, shift + (-b + root) / a
+    near[near <= _EPS] = MISS
+    if len(row) > 6:
+        far[far <= _EPS] = MISS
+        density = _select_rows(row[6:], hit)[0]
+        at = select_rays(o, hit), select_rays(d, hit)
+        near = np.minimum(_leafy(near, *at, density), _leafy(far, *at, density))
+    best[hit] = near
+    return best
+
+
 class Ellipsoid:
     """An axis-aligned ellipsoid; ``density`` below one leaves holes like those of foliage."""
 
     def __init__(self, center: Vec, radii: Vec, density: float = 1.0) -> None:
         self.center = _f32(center)
         self.radius = float(max(radii))
-        self.density = float(density)
+        self.hull = Hull(np.diag(_f32(radii)), oval=True)
         self._inverse = 1 / _f32(radii)
+        self.batch = Batch(_hit_ellipsoids, _f32([*self.center, *self._inverse, *([density] if density < 1 else [])]))
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
-        c, k = self.center, self._inverse
-        # Measured from the ray's closest approach, or float32 would lose small solids far away.
-        shift = _dot(c, d) - (o[0] * d[0] + o[1] * d[1] + o[2] * d[2])
-        e = [d[i] * k[i] for i in range(3)]
-        q = [(o[i] + shift * d[i] - c[i]) * k[i] for i in range(3)]
-        a = e[0] * e[0] + e[1] * e[1] + e[2] * e[2]
-        b = e[0] * q[0] + e[1] * q[1] + e[2] * q[2]
-        disc = b * b - a * (q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - 1)
-        best = np.full(a.shape, MISS, np.float32)
-        hit = np.nonzero(disc >= 0)
-        if not len(hit[0]):
-            return best
-        a, b, shift, root = a[hit], b[hit], shift[hit], np.sqrt(disc[hit])
-        near, far = shift + (-b - root) / a, shift + (-b + root) / a
-        near[near <= _EPS] = MISS
-        if self.density < 1:
-            far[far <= _EPS] = MISS
-            at = _select(o, hit), _select(d, hit)
-            near = np.minimum(_leafy(near, *at, self.density), _leafy(far, *at, self.density))
-        best[hit] = near
-        return best
+        return _hit_ellipsoids(self.batch.row, o, d)
 
     def normal(self, p: FloatArray) -> FloatArray:
         n = (p - self.center) * self._inverse**2
         return np.asarray(n / np.linalg.norm(n, axis=1, keepdims=True))
+
+
+def _hit_cones(row: AnyArray, o: Rays, d: Rays) -> FloatArray:
+    """Of rows with centre, axis, half the length, slope, radius at the middle, square of the radius at both ends and,
+    for leafy ones, density.
+    """
+    c, h, k, r = row[:3], row[3:6], row[7], row[8]
+    shift = _dot(c, d) - (o[0] * d[0] + o[1] * d[1] + o[2] * d[2])
+    q = (o[0] + shift * d[0] - c[0], o[1] + shift * d[1] - c[1], o[2] + shift * d[2] - c[2])
+    dh, qh = _dot(h, d), _dot(h, q)
+    w = 1 + k * k
+    a = 1 - w * dh * dh
+    a = np.where(np.abs(a) < 1e-9, np.float32(1e-9), a)
+    b = q[0] * d[0] + q[1] * d[1] + q[2] * d[2] - w * dh * qh - k * r * dh
+    disc = b * b - a * (q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - w * qh * qh - 2 * k * r * qh - r * r)
+    result = np.full(a.shape, MISS, np.float32)
+    # A ray nearly along the axis may enter by a cap without a crossing of the mantle.
+    hit = np.nonzero((disc >= 0) | (a < 1e-3))
+    if not len(hit[0]):
+        return result
+    a, b, disc, dh, qh, shift = a[hit], b[hit], disc[hit], dh[hit], qh[hit], shift[hit]
+    q, at, row = select_rays(q, hit), (select_rays(o, hit), select_rays(d, hit)), _select_rows(row, hit)
+    half = row[6]
+    root = np.sqrt(np.maximum(disc, 0))
+    best = np.full(a.shape, MISS, np.float32)
+    for t in ((-b - root) / a, (-b + root) / a):
+        good = (disc >= 0) & (np.abs(qh + t * dh) <= half) & (shift + t > _EPS)
+        t = np.where(good, shift + t, MISS)
+        if len(row) > 11:
+            t = _leafy(t, *at, row[11])
+        np.minimum(best, t, out=best)
+    slope = np.where(np.abs(dh) < 1e-9, np.float32(1e-9), dh)
+    for end, square in ((-half, row[9]), (half, row[10])):
+        t = (end - qh) / slope
+        off = [q[i] + t * at[1][i] - end * row[3 + i] for i in range(3)]
+        inside = off[0] ** 2 + off[1] ** 2 + off[2] ** 2 <= square
+        np.minimum(best, np.where(inside & (shift + t > _EPS), shift + t, MISS), out=best)
+    result[hit] = best
+    return result
 
 
 class Cone:
@@ -200,49 +302,22 @@ class Cone:
     def __init__(self, a: Vec, b: Vec, ra: float, rb: Optional[float] = None, density: float = 1.0) -> None:
         start, end = np.asarray(a, np.float64), np.asarray(b, np.float64)
         rb = ra if rb is None else rb
-        self.length = float(np.linalg.norm(end - start))
-        self.density = float(density)
+        length = float(np.linalg.norm(end - start))
         self.center = _f32((start + end) / 2)
-        self.radius = float(np.hypot(self.length / 2, max(ra, rb)))
-        self.axis = _f32((end - start) / self.length)
-        self._half = np.float32(self.length / 2)
-        self._slope = np.float32((rb - ra) / self.length)
+        self.radius = float(np.hypot(length / 2, max(ra, rb)))
+        self.axis = _f32((end - start) / length)
+        self._half = np.float32(length / 2)
+        self._slope = np.float32((rb - ra) / length)
         self._middle = np.float32((ra + rb) / 2)
+        along = np.zeros((3, 3), np.float32)
+        along[0] = self.axis * self._half
+        self.hull = Hull(along, max(ra, rb))
+        ends = [(self._middle + self._slope * half) ** 2 for half in (-self._half, self._half)]
+        row = [*self.center, *self.axis, self._half, self._slope, self._middle, *ends]
+        self.batch = Batch(_hit_cones, _f32([*row, *([density] if density < 1 else [])]))
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
-        c, h, k, r = self.center, self.axis, self._slope, self._middle
-        shift = _dot(c, d) - (o[0] * d[0] + o[1] * d[1] + o[2] * d[2])
-        q = (o[0] + shift * d[0] - c[0], o[1] + shift * d[1] - c[1], o[2] + shift * d[2] - c[2])
-        dh, qh = _dot(h, d), _dot(h, q)
-        w = 1 + k * k
-        a = 1 - w * dh * dh
-        a = np.where(np.abs(a) < 1e-9, np.float32(1e-9), a)
-        b = q[0] * d[0] + q[1] * d[1] + q[2] * d[2] - w * dh * qh - k * r * dh
-        disc = b * b - a * (q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - w * qh * qh - 2 * k * r * qh - r * r)
-        result = np.full(a.shape, MISS, np.float32)
-        # A ray nearly along the axis may enter by a cap without a crossing of the mantle.
-        hit = np.nonzero((disc >= 0) | (a < 1e-3))
-        if not len(hit[0]):
-            return result
-        a, b, disc, dh, qh, shift = a[hit], b[hit], disc[hit], dh[hit], qh[hit], shift[hit]
-        q = _select(q, hit)
-        at = _select(o, hit), _select(d, hit)
-        root = np.sqrt(np.maximum(disc, 0))
-        best = np.full(a.shape, MISS, np.float32)
-        for t in ((-b - root) / a, (-b + root) / a):
-            good = (disc >= 0) & (np.abs(qh + t * dh) <= self._half) & (shift + t > _EPS)
-            t = np.where(good, shift + t, MISS)
-            if self.density < 1:
-                t = _leafy(t, *at, self.density)
-            np.minimum(best, t, out=best)
-        slope = np.where(np.abs(dh) < 1e-9, np.float32(1e-9), dh)
-        for end in (-self._half, self._half):
-            t = (end - qh) / slope
-            off = [q[i] + t * at[1][i] - end * h[i] for i in range(3)]
-            inside = off[0] ** 2 + off[1] ** 2 + off[2] ** 2 <= (r + k * end) ** 2
-            np.minimum(best, np.where(inside & (shift + t > _EPS), shift + t, MISS), out=best)
-        result[hit] = best
-        return result
+        return _hit_cones(self.batch.row, o, d)
 
     def normal(self, p: FloatArray) -> FloatArray:
         rel = p - self.center
@@ -271,6 +346,8 @@ class Panel:
         self.center = _f32((a + b) / 2 + (0, 0, height / 2))
         self.radius = float(np.hypot(self.length, height) / 2)
         self.height, self.pitch, self.bar, self.mesh = float(height), float(pitch), float(bar), mesh
+        self.hull = Hull(_f32(np.array([(b - a) / 2, (0, 0, height / 2), (0, 0, 0)])))
+        self.batch = None
 
     def intersect(self, o: Rays, d: Rays) -> FloatArray:
         slope = _dot(self._normal, d)
@@ -292,107 +369,3 @@ class Panel:
 
     def normal(self, p: FloatArray) -> FloatArray:
         return np.broadcast_to(self._normal, p.shape)
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Nearest surfaces met by rays.
-
-    Attributes:
-        t: (N,) float32 distance along each ray, metres; inf where nothing is met.
-        solid: (N,) int32 index of the solid met; -1 where none.
-    """
-
-    t: FloatArray
-    solid: IntArray
-
-
-def tile_order(rows: int, cols: int, tile_rows: int = 8, tile_cols: int = 8) -> IntArray:
-    """Flat indices of a (rows, cols) grid, tile by tile, so that neighbours in the list are neighbours on the grid."""
-    r, c = np.divmod(np.arange(rows * cols), cols)
-    key = (r // tile_rows) * (-(-cols // tile_cols)) + c // tile_cols
-    return np.argsort(key, kind="stable").astype(np.int32)
-
-
-def cast_rays(
-    solids: Sequence[Solid], origins: FloatArray, directions: FloatArray, max_range: float = 600.0, group: int = GROUP
-) -> Hits:
-    """Find the nearest surface along each ray.
-
-    Args:
-        solids: the solids, in any order.
-        origins: (N, 3) or (3,) float32, metres, world.
-        directions: (N, 3) float32 unit vectors; neighbours in the list should point the same way (see ``tile_order``).
-        max_range: surfaces farther than this are not met, metres.
-        group: number of neighbouring rays that are tested together.
-    """
-    count = len(directions)
-    groups = -(-count // group)
-
-    def grouped(rays: FloatArray) -> FloatArray:
-        return np.pad(rays, ((0, groups * group - count), (0, 0)), mode="edge").reshape(groups, group, 3)
-
-    d = grouped(directions)
-    d_soa = [np.ascontiguousarray(d[..., i], dtype=np.float32) for i in range(3)]
-    if origins.ndim == 1:
-        touched, nearest = _candidates(solids, origins[None], np.float32(1e-3), d)
-        o_soa = [np.asarray(origins[i], np.float32) for i in range(3)]
-    else:
-        o = grouped(origins)
-        apex = o.mean(axis=1)
-        slack = np.sqrt(((o - apex[:, None]) ** 2).sum(axis=2).max(axis=1)) + np.float32(1e-3)
-        touched, nearest = _candidates(solids, apex, slack, d)
-        o_soa = [np.ascontiguousarray(o[..., i], dtype=np.float32) for i in range(3)]
-    best = np.full((groups, group), np.float32(max_range))
-    index = np.full((groups, group), -1, np.int32)
-    farthest = np.full(groups, np.float32(max_range))
-    for i in np.argsort(np.where(touched, nearest, np.inf).min(axis=1), kind="stable"):
-        chosen = np.flatnonzero(touched[i] & (nearest[i] < farthest))
-        if not len(chosen):
-            continue
-        t = solids[i].intersect(_select(o_soa, (chosen,)), _select(d_soa, (chosen,)))
-        before = best[chosen]
-        better = t < before
-        if better.any():
-            after = np.where(better, t, before)
-            best[chosen] = after
-            index[chosen] = np.where(better, np.int32(i), index[chosen])
-            farthest[chosen] = after.max(axis=1)
-    t = best.reshape(-1)[:count].copy()
-    solid = index.reshape(-1)[:count].copy()
-    t[solid < 0] = MISS
-    return Hits(t, solid)
-
-
-def _candidates(
-    solids: Sequence[Solid], apex: FloatArray, slack: FloatArray, d: FloatArray
-) -> Tuple[BoolArray, FloatArray]:
-    """Which solid may be met by which group of rays, and from which distance on: (solids, groups) each.
-
-    ``apex`` is (1, 3) or (groups, 3); no ray of a group starts farther than ``slack`` from it.
-    """
-    centers = np.stack([s.center for s in solids]).astype(np.float32)
-    radii = np.array([s.radius for s in solids], np.float32)[:, None]
-    axis = d.mean(axis=1)
-    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
-    cos = np.clip(np.einsum("gpi,gi->gp", d, axis).min(axis=1) - 1e-6, -1, 1)
-    sin = np.sqrt(1 - cos * cos)
-    v = centers[:, None, :] - apex[None]
-    along = v[:, 0] @ axis.T if len(apex) == 1 else np.einsum("mgi,gi->mg", v, axis)
-    distance2 = np.einsum("mgi,mgi->mg", v, v)
-    across = np.sqrt(np.maximum(distance2 - along * along, 0))
-    reach = radii + slack
-    touched = (across * cos - along * sin <= reach) & ((along >= -reach) | (cos < 0.1))
-    nearest = np.broadcast_to(np.sqrt(distance2) - reach, touched.shape)
-    return np.asarray(touched), np.asarray(nearest)
-
-
-def surface_normals(solids: Sequence[Solid], hits: Hits, points: FloatArray) -> FloatArray:
-    """(N, 3) unit normals of the surfaces met at ``points`` (N, 3); zeros where nothing was met."""
-    normals = np.zeros_like(points)
-    order = np.argsort(hits.solid, kind="stable")
-    ids, starts = np.unique(hits.solid[order], return_index=True)
-    for i, rows in zip(ids, np.split(order, starts[1:]), strict=True):
-        if i >= 0:
-            normals[rows] = solids[i].normal(points[rows])
-    return normals

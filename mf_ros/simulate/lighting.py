@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from mf_ros.core.types import DoubleArray, FloatArray
-from mf_ros.simulate.geometry import Ground, Polyhedron, Solid, cast_rays, tile_order
-from mf_ros.simulate.scene import Scene
+from mf_ros.simulate.atmosphere import DAY, Light
+from mf_ros.simulate.geometry import Ground, Polyhedron
+from mf_ros.simulate.raycast import RayCaster, tile_order
+from mf_ros.simulate.scene import Material, Scene
 from mf_ros.simulate.textures import NoiseTile, sample
 
-SUN_COLOUR: FloatArray = np.array([3.5, 3.1, 2.55], np.float32)
-SKY_COLOUR: FloatArray = np.array([0.62, 0.8, 1.12], np.float32)
-HAZE_COLOUR: FloatArray = np.array([0.86, 0.94, 1.03], np.float32)
-_ZENITH: FloatArray = np.array([0.17, 0.37, 0.86], np.float32)
 _STRETCH_M = 30.0
+_VEILED_CELL_M = 0.2
+_LAMP_REACH_M = 35.0
+LAMP_COLOUR: FloatArray = np.array([20.0, 12.0, 5.4], np.float32)
+"""Light of a street lamp at one metre, linear RGB."""
 _FAR = np.float32(1e4)
 
 
@@ -24,7 +26,7 @@ class ShadowMap:
     """Distance from far away along one direction to the first surface, on a grid across that direction."""
 
     def __init__(
-        self, solids: Sequence[Solid], towards: FloatArray, low: DoubleArray, high: DoubleArray, cell_m: float
+        self, caster: RayCaster, towards: FloatArray, low: DoubleArray, high: DoubleArray, cell_m: float
     ) -> None:
         up = np.array([0.0, 0.0, 1.0])
         right = np.cross(up, towards)
@@ -41,7 +43,7 @@ class ShadowMap:
         v = (order // cols).astype(np.float32) * self._cell + self._origin[1]
         origins = u[:, None] * self._axes[0] + v[:, None] * self._axes[1] + self._top * self._axes[2]
         down = np.broadcast_to(-self._axes[2], origins.shape)
-        hits = cast_rays(solids, origins, down, group=256)
+        hits = caster.cast(origins, down, group=256)
         table = np.empty(rows * cols, np.float32)
         table[order] = np.where(np.isfinite(hits.t), hits.t, _FAR)
         self._table: FloatArray = table.reshape(rows, cols)
@@ -90,18 +92,23 @@ class Lighting:
     Args:
         scene: the world.
         cell_m: grid of the sun's shadow map, metres.
+        light: the time of day.
 
     Attributes:
+        colours: the time of day.
         noise: the scene's noise tile, shared with its materials.
     """
 
-    def __init__(self, scene: Scene, cell_m: float = 0.055) -> None:
+    def __init__(self, scene: Scene, cell_m: float = 0.055, light: Light = DAY) -> None:
         self.noise = NoiseTile(scene.seed)
+        self.colours = light
         self._scene = scene
-        self._cell = cell_m
+        self._solids = RayCaster(scene.solids)
+        self._cell = max(_VEILED_CELL_M, cell_m) if light.veiled else cell_m
+        self._lamps = [s.center for s, m in zip(scene.solids, scene.material, strict=True) if m == Material.LAMP]
         self._sky_cell = max(0.2, 2 * cell_m)
         # Round solids are thin or leafy: in the coarse maps of the sky's light they would only draw stains.
-        self._bulky = [s for s in scene.solids if isinstance(s, Polyhedron | Ground)]
+        self._bulky = RayCaster([s for s in scene.solids if isinstance(s, Polyhedron | Ground)])
         self._baked: Dict[int, Tuple[ShadowMap, List[ShadowMap]]] = {}
         steep = [(0.5 + 2.1 * k, 1.15) for k in range(3)]
         flat = [(0.2 + 2 * np.pi * k / 6, 0.5) for k in range(6)]
@@ -115,7 +122,7 @@ class Lighting:
             self._baked.clear()
             low = np.array([stretch * _STRETCH_M - 12.0, -16.0, 0.0])
             high = np.array([(stretch + 1) * _STRETCH_M + 42.0, 19.0, 14.0])
-            sun = ShadowMap(self._scene.solids, self._scene.sun, low, high, self._cell)
+            sun = ShadowMap(self._solids, self._scene.sun, low, high, self._cell)
             self._baked[stretch] = (sun, [ShadowMap(self._bulky, d, low, high, self._sky_cell) for d in self._sky])
         return self._baked[stretch]
 
@@ -133,37 +140,43 @@ class Lighting:
         Returns:
             (N, 3) linear RGB irradiance, and (N,) the part of the sun that is seen.
         """
+        colours = self.colours
         sun_map, sky_maps = self._maps(viewer_x)
-        seen = sun_map.sharp(points + normals * np.float32(0.05), 0.06)
         facing = normals @ self._scene.sun
-        direct = np.maximum(facing, 0) * (1 - leafy) + leafy * (0.3 + 0.45 * np.abs(facing))
-        light = (seen * direct)[:, None] * SUN_COLOUR
         lifted = points + normals * np.float32(0.3)
+        if colours.veiled:
+            seen = sun_map.soft(lifted, 0.1)
+            facing = 0.75 * facing + 0.25
+        else:
+            seen = sun_map.sharp(points + normals * np.float32(0.05), 0.06)
+        direct = np.maximum(facing, 0) * (1 - leafy) + leafy * (0.3 + 0.45 * np.abs(facing))
+        light = (seen * direct)[:, None] * colours.sun
         sky = np.zeros(len(points), np.float32)
         total = 0.0
         for direction, table in zip(self._sky, sky_maps, strict=True):
             weight = np.maximum(normals @ direction, 0) * (1 - leafy) + leafy * np.float32(0.45)
             sky += weight * table.soft(lifted, 0.1)
             total += max(float(direction[2]), 0.0)
-        light += (sky / np.float32(total))[:, None] * SKY_COLOUR
+        light += (sky / np.float32(total))[:, None] * colours.ambient
         bounce = np.clip(0.55 - 0.45 * normals[:, 2], 0, 1) * (0.25 + 0.75 * sky / np.float32(total))
-        light += bounce[:, None] * np.array([0.3, 0.27, 0.22], np.float32)
+        light += bounce[:, None] * colours.bounce
+        if colours.lamps:
+            light += self._lamplight(points, normals, viewer_x)
         return light.astype(np.float32), seen
+
+    def _lamplight(self, points: FloatArray, normals: FloatArray, viewer_x: float) -> FloatArray:
+        """(N, 3) light of the street lamps nearby, without shadows."""
+        total = np.zeros(len(points), np.float32)
+        for lamp in self._lamps:
+            if not -_LAMP_REACH_M < lamp[0] - viewer_x < 2 * _LAMP_REACH_M:
+                continue
+            to = lamp - points
+            square = np.einsum("ni,ni->n", to, to) + np.float32(1.0)
+            slant = np.maximum(np.einsum("ni,ni->n", to, normals), 0) / np.sqrt(square)
+            # A lamp shines downwards.
+            total += slant * np.clip(to[:, 2] / np.sqrt(square) + np.float32(0.1), 0, 1) / square
+        return np.asarray(total[:, None] * (self.colours.lamps * LAMP_COLOUR), dtype=np.float32)
 
     def sky(self, directions: FloatArray) -> FloatArray:
         """(N, 3) linear RGB of the sky along unit ``directions`` (N, 3)."""
-        up = np.clip(directions[:, 2], 0, 1)
-        toward = np.clip(directions @ self._scene.sun, 0, 1)
-        fade = np.exp(-up * np.float32(4.0))[:, None]
-        colour = _ZENITH * (1 - fade) + HAZE_COLOUR * fade
-        colour += (0.25 * toward**6 + 1.2 * toward**200 + 25 * (toward > 0.99965))[:, None] * np.array(
-            [1.0, 0.9, 0.7], np.float32
-        )
-        height = np.maximum(up, 0.03) + np.float32(0.06)
-        u, v = directions[:, 0] / height, directions[:, 1] / height
-        blur = np.float32(0.01) / height
-        clouds = self.noise.fractal(u + 5, v, 1.3, blur, 5) + np.float32(0.1)
-        cover = np.clip(clouds * np.float32(1.3) - np.float32(0.05), 0, 1) * np.clip(up * 9, 0, 1)
-        shade = np.clip(1.12 - 0.3 * clouds, 0.7, 1.15)[:, None] * np.array([1.02, 1.0, 0.98], np.float32)
-        mix = (cover * np.float32(0.9))[:, None]
-        return np.asarray(colour * (1 - mix) + shade * mix, dtype=np.float32)
+        return self.colours.sky(directions, self._scene.sun, self.noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from mf_ros.core.types import AnyArray, BoolArray, FloatArray, IntArray
 from mf_ros.simulate.geometry import leaf_noise
 from mf_ros.simulate.scene import Layout, Material, Scene
 from mf_ros.simulate.textures import NoiseTile, cell_noise, pulse, stripe
+
+_LAMP_GLASS: FloatArray = np.array([6.0, 4.2, 2.3], np.float32)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Patch:
 
 @dataclass
 class Look:
-    """Diffuse colour (N, 3) and mirror-like part (N,) of a patch."""
+    """Diffuse colour (N, 3), mirror-like part (N,) and, where something shines at dusk, its light (N, 3)."""
 
     colour: FloatArray
     gloss: FloatArray
+    shine: Optional[FloatArray] = None
 
 
 def _mix(a: AnyArray, b: AnyArray | tuple[float, ...], weight: AnyArray) -> FloatArray:
@@ -203,7 +206,11 @@ def _windows(patch: Patch, colour: FloatArray, u: AnyArray, v: AnyArray, front: 
     band = stripe(v, 2.05, 2.5, fp) * on * (luck > 0.55) * pulse(u, pitch, 0.06 * pitch, 0.94 * pitch, fp)
     hue = patch.detail[:, 3][:, None] * 6.28 + np.array([0.0, 2.1, 4.2], np.float32)
     colour = _mix(colour, np.asarray(0.2 + 0.17 * np.cos(hue), np.float32), band)
-    return Look(colour, np.asarray(glass * (1 - bars) * 0.9, np.float32))
+    pane = np.asarray(glass * (1 - bars), np.float32)
+    # Warm rooms behind some of the windows, brighter below their ceiling lamps and dimmed by curtains.
+    lit = np.where(shop, cell > 0.35, cell > 0.72) * (0.35 + 0.65 * np.clip(height, 0, 1)) * np.where(curtain, 0.6, 1.0)
+    hue = np.array([1.0, 0.62, 0.27], np.float32) + luck[:, None] * np.array([0.0, 0.18, 0.3], np.float32)
+    return Look(colour, pane * np.float32(0.9), np.asarray((0.75 * lit * pane)[:, None] * hue, np.float32))
 
 
 def _roof(patch: Patch) -> Look:
@@ -334,7 +341,7 @@ _SHADERS: Dict[Material, Callable[[Patch], Look]] = {
     Material.CONTAINER: _container,
     Material.WOOD: _wood,
     Material.LAWN: lambda patch: _matt(_grass(patch)),
-    Material.LAMP: lambda patch: _matt(patch.colour),
+    Material.LAMP: lambda patch: Look(patch.colour, np.zeros(len(patch.p), np.float32), patch.colour * _LAMP_GLASS),
     Material.RETRO: _retro,
 }
 
@@ -350,7 +357,7 @@ def look_of(scene: Scene, noise: NoiseTile, solid: IntArray, p: FloatArray, n: F
         n: (N, 3) unit normals.
         size: (N,) width of a pixel on the surface, metres.
     """
-    colour, gloss = np.empty_like(p), np.empty(len(p), np.float32)
+    colour, gloss, shine = np.empty_like(p), np.empty(len(p), np.float32), np.zeros_like(p)
     kinds = scene.material[solid]
     frame = scene.frame[solid]
     c, s = np.cos(frame[:, 2]), np.sin(frame[:, 2])
@@ -365,4 +372,6 @@ def look_of(scene: Scene, noise: NoiseTile, solid: IntArray, p: FloatArray, n: F
         )
         look = _SHADERS[Material(int(kind))](patch)
         colour[at], gloss[at] = look.colour, look.gloss
-    return Look(colour, gloss)
+        if look.shine is not None:
+            shine[at] = look.shine
+    return Look(colour, gloss, shine)

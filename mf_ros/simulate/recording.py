@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Literal, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from mf_ros.core.types import ByteArray
+from mf_ros.core.types import AnyArray, ByteArray, LidarSweep
 from mf_ros.errors import ConfigError
+from mf_ros.simulate.atmosphere import LightName
+from mf_ros.simulate.lidar import AnyLidar, LidarModel, RosetteModel
 from mf_ros.simulate.rig import OPTICAL, START_NS, Rig, default_camera
-from mf_ros.simulate.sensors import LidarModel
+from mf_ros.simulate.robots import RobotName, robot_named
 from mf_ros.simulate.trajectory import Trajectory
 from mf_ros.simulate.worlds import Style, make_scene
 
 if TYPE_CHECKING:
     from mf_ros.bags.writer import McapWriter
+
+LidarName = Literal["spinning", "livox"]
 
 IMAGE_TOPIC = "/camera/image_raw"
 COMPRESSED_TOPIC = "/camera/image_raw/compressed"
@@ -66,11 +70,16 @@ def simulate(
     seconds: float = 4.0,
     rate_hz: float = 10.0,
     scene: Style = "street",
+    robot: RobotName = "shuttle",
+    light: LightName = "day",
+    lidar: LidarName = "spinning",
     rings: int = 32,
     columns: int = 1000,
+    points: int = 24_000,
+    tilt_deg: float = 0.0,
     width: int = 640,
     height: int = 360,
-    hfov_deg: float = 80.0,
+    hfov_deg: Optional[float] = None,
     distortion_model: str = "plumb_bob",
     D: Optional[Sequence[float]] = None,
     speed: float = 4.0,
@@ -84,8 +93,9 @@ def simulate(
     """Drive a robot through a random scene and write what its sensors see as a rosbag2 MCAP file.
 
     Topics: /camera/image_raw (rgb8; or /camera/image_raw/compressed), /camera/camera_info, /points (Velodyne's layout,
-    each point measured at its own time), /tf_static, /tf and /odom at 50 Hz, and /camera/depth/ground_truth (32FC1, on
-    the grid of the distorted image). The same arguments give the same file, byte for byte.
+    or for the solid-state LiDAR that of the Livox driver for a single beam, without ``line``; each point measured at
+    its own time), /tf_static, /tf and /odom at 50 Hz, and /camera/depth/ground_truth (32FC1, on the grid of the
+    distorted image). The same arguments give the same file, byte for byte.
 
     Args:
         out: file to write, replaced if it exists.
@@ -93,9 +103,14 @@ def simulate(
         seconds: length of the drive.
         rate_hz: images and sweeps per second.
         scene: "street" or "yard".
-        rings, columns: of the LiDAR.
+        robot: the body, which decides where the sensors sit: "rover", "shuttle" or "mast".
+        light: "day", or "dusk" with a low sun behind haze, lamps and a noisy image.
+        lidar: "spinning", or "livox" for a solid-state LiDAR with a rosette that does not repeat and no scan lines.
+        rings, columns: of the spinning LiDAR.
+        points: measurements per sweep of the solid-state LiDAR.
+        tilt_deg: how far the LiDAR is pitched down on its mount, degrees.
         width, height: of the image, pixels.
-        hfov_deg: horizontal field of view before distortion, degrees.
+        hfov_deg: horizontal field of view before distortion, degrees; None is that of the robot's camera.
         distortion_model, D: lens; D None takes typical coefficients of the model.
         speed: of the robot, m/s.
         weave_m: how far the robot swings to each side of its line, metres.
@@ -111,14 +126,28 @@ def simulate(
         BagError: the file cannot be written.
         MissingDependencyError: the packages that bags need are not installed.
     """
+    body = robot_named(robot).tilted(tilt_deg)
+    hfov_deg = body.hfov_deg if hfov_deg is None else hfov_deg
     frames = round(seconds * rate_hz) if np.isfinite(seconds * rate_hz) else 0
-    _check(frames, rings, columns, width, height, speed, image_delay_s, hfov_deg)
-    camera = default_camera(width, height, distortion_model, D, hfov_deg)
+    _check(
+        ("number of frames (seconds times rate)", frames, 1, 100_000),
+        ("number of rings", rings, 2, 256),
+        ("number of columns", columns, 16, 8192),
+        ("number of points", points, 100, 1_000_000),
+        ("tilt of the LiDAR in degrees", tilt_deg, -90, 90),
+        ("image width", width, 16, 8192),
+        ("image height", height, 16, 8192),
+        ("speed in m/s", speed, 0, 40),
+        ("delay of the image in seconds", image_delay_s, 0, 1),
+        ("horizontal field of view in degrees", hfov_deg, 10, 170),
+    )
     rig = Rig(
         make_scene(scene, seed, speed * seconds),
-        camera,
-        LidarModel(rings=rings, columns=columns),
+        default_camera(width, height, distortion_model, D, hfov_deg),
+        _lidar_model(lidar, rings, columns, points),
         Trajectory(speed=speed, weave_m=weave_m, sway_rad=sway_rad),
+        robot=body,
+        light=light,
         rate_hz=rate_hz,
         image_delay_s=image_delay_s,
         seed=seed,
@@ -126,7 +155,7 @@ def simulate(
     # Only here, so that scenes and sensors work without the packages that bags need.
     from mf_ros.bags.writer import McapWriter
 
-    points = 0
+    returns = 0
     with McapWriter(out) as writer:
         writer.write_tf(rig.mounts(), static=True, log_ns=START_NS - round(_TF_MARGIN_S * 1e9))
         for log_ns, kind, index in _schedule(rig, frames, seconds, rate_hz):
@@ -134,34 +163,30 @@ def simulate(
                 _write_pose(writer, rig, index, log_ns)
             elif kind == "sweep":
                 sweep = rig.sweep(index)
-                points += len(sweep)
-                writer.write_points(POINTS_TOPIC, sweep, log_ns=log_ns)
+                returns += len(sweep)
+                _write_sweep(writer, sweep, log_ns)
             else:
                 _write_image(writer, rig, index, log_ns, compressed, ground_truth)
                 if progress is not None:
                     progress(index + 1, frames)
         messages = writer.counts
     return SimulationSummary(
-        Path(out), seed, frames, frames, points, seconds, speed * seconds, messages, Path(out).stat().st_size
+        Path(out), seed, frames, frames, returns, seconds, speed * seconds, messages, Path(out).stat().st_size
     )
 
 
-def _check(
-    frames: int, rings: int, columns: int, width: int, height: int, speed: float, delay: float, hfov_deg: float
-) -> None:
-    limits: Tuple[Tuple[str, float, float, float], ...] = (
-        ("number of frames (seconds times rate)", frames, 1, 100_000),
-        ("number of rings", rings, 2, 256),
-        ("number of columns", columns, 16, 8192),
-        ("image width", width, 16, 8192),
-        ("image height", height, 16, 8192),
-        ("speed in m/s", speed, 0, 40),
-        ("delay of the image in seconds", delay, 0, 1),
-        ("horizontal field of view in degrees", hfov_deg, 10, 170),
-    )
+def _check(*limits: Tuple[str, float, float, float]) -> None:
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise ConfigError(f"The {name} is {value:g}: use a value from {low:g} to {high:g}.")
+
+
+def _lidar_model(lidar: str, rings: int, columns: int, points: int) -> AnyLidar:
+    if lidar == "spinning":
+        return LidarModel(rings=rings, columns=columns)
+    if lidar == "livox":
+        return RosetteModel(points=points)
+    raise ConfigError(f"Unknown LiDAR '{lidar}': use 'spinning' or 'livox'.")
 
 
 def _schedule(rig: Rig, frames: int, seconds: float, rate_hz: float) -> List[Tuple[int, str, int]]:
@@ -181,6 +206,19 @@ def _write_pose(writer: McapWriter, rig: Rig, stamp: int, log_ns: int) -> None:
     pose = rig.base_pose(stamp)
     writer.write_tf([pose], log_ns=log_ns)
     writer.write_odometry(ODOM_TOPIC, pose, twist=rig.base_twist(stamp), log_ns=log_ns)
+
+
+def _write_sweep(writer: McapWriter, sweep: LidarSweep, log_ns: int) -> None:
+    if sweep.ring is not None or sweep.time_s is None or sweep.intensity is None:
+        writer.write_points(POINTS_TOPIC, sweep, log_ns=log_ns)
+        return
+    # As livox_ros_driver2 has it: the time is absolute, in nanoseconds.
+    columns: Dict[str, AnyArray] = {name: sweep.points[:, index] for index, name in enumerate("xyz")}
+    columns["intensity"] = sweep.intensity
+    columns["tag"] = np.zeros(len(sweep), np.uint8)
+    columns["timestamp"] = sweep.stamp_ns + sweep.time_s.astype(np.float64) * 1e9
+    _, cloud = writer.builder.point_columns(columns, sweep.stamp_ns, sweep.frame_id)
+    writer.write_raw(POINTS_TOPIC, cloud, log_ns)
 
 
 def _write_image(writer: McapWriter, rig: Rig, index: int, log_ns: int, compressed: bool, ground_truth: bool) -> None:

@@ -10,20 +10,19 @@ from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.core.types import ByteArray, DoubleArray, FloatArray, LidarSweep
 from mf_ros.errors import ConfigError
+from mf_ros.simulate.atmosphere import LightName, lit_scene
+from mf_ros.simulate.camera import Camera
+from mf_ros.simulate.lidar import AnyLidar, make_lidar
 from mf_ros.simulate.lighting import Lighting
+from mf_ros.simulate.robots import T_CAMERA_OPTICAL, Robot, robot_named
 from mf_ros.simulate.scene import Scene
-from mf_ros.simulate.sensors import Camera, LidarModel, SpinningLidar
-from mf_ros.simulate.trajectory import Trajectory, transform
+from mf_ros.simulate.trajectory import Trajectory
 
 START_NS = 1_700_000_000_000_000_000
 """Stamp of the start of every simulated drive, ns."""
 
 ODOM, BASE = "odom", "base_link"
 CAMERA, OPTICAL, LIDAR = "camera_link", "camera_optical_frame", "lidar_link"
-
-T_BASE_CAMERA = transform(0.5, 0.06, 1.45, pitch=0.035)
-T_BASE_LIDAR = transform(0.1, 0.0, 1.9, roll=0.004, pitch=-0.006)
-T_CAMERA_OPTICAL: DoubleArray = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 _LENSES = {
     "": (),
@@ -61,6 +60,8 @@ class Rig:
         camera: the camera's model.
         lidar: the LiDAR's model.
         trajectory: the drive.
+        robot: its body; None is the shuttle.
+        light: the time of day.
         rate_hz: images and sweeps per second.
         image_delay_s: time of image k after the beginning of sweep k, seconds.
         seed: of the sensor noise; each measurement has its own stream, whatever order they are taken in.
@@ -70,9 +71,11 @@ class Rig:
         self,
         scene: Scene,
         camera: CameraModel,
-        lidar: LidarModel,
+        lidar: AnyLidar,
         trajectory: Trajectory,
         *,
+        robot: Optional[Robot] = None,
+        light: LightName = "day",
         rate_hz: float = 10.0,
         image_delay_s: float = 0.035,
         seed: int = 0,
@@ -80,12 +83,14 @@ class Rig:
         if not 0 < rate_hz <= 100:
             raise ConfigError(f"A rate of {rate_hz} Hz cannot be simulated: use more than 0 and at most 100.")
         self.camera = camera
+        self.robot = robot_named("shuttle") if robot is None else robot
         self.trajectory = trajectory
         self._rate, self._delay, self._seed = rate_hz, image_delay_s, seed
         # A small image cannot show fine shadows.
         cell_m = 0.055 * float(np.clip(640 / camera.width, 0.6, 4))
-        self._eye = Camera(scene, camera, Lighting(scene, cell_m))
-        self._lidar = SpinningLidar(scene, lidar, rate_hz)
+        lit, colours = lit_scene(scene, light)
+        self._eye = Camera(lit, camera, Lighting(lit, cell_m, colours))
+        self._lidar = make_lidar(scene, lidar, rate_hz)
 
     def image_stamp(self, index: int) -> int:
         """Stamp of an image, ns."""
@@ -107,13 +112,15 @@ class Rig:
     def camera_pose(self, index: int) -> DoubleArray:
         """(4, 4) T_odom_optical at the stamp of an image."""
         pose = self.trajectory.poses(np.array([self._seconds(self.image_stamp(index))]))[0]
-        return np.asarray(pose @ T_BASE_CAMERA @ T_CAMERA_OPTICAL)
+        return np.asarray(pose @ self.robot.T_base_camera @ T_CAMERA_OPTICAL)
 
     def sweep(self, index: int) -> LidarSweep:
         """A sweep; each point is in the LiDAR's frame at the point's own time."""
         rng = np.random.default_rng([self._seed, 2, index])
         stamp = self.sweep_stamp(index)
-        measured = self._lidar.sweep(lambda t: self.trajectory.poses(t) @ T_BASE_LIDAR, self._seconds(stamp), rng)
+        measured = self._lidar.sweep(
+            lambda t: self.trajectory.poses(t) @ self.robot.T_base_lidar, self._seconds(stamp), rng
+        )
         return LidarSweep(measured.points, stamp, LIDAR, measured.time_s, measured.ring, measured.intensity)
 
     def base_pose(self, stamp_ns: int) -> StampedTransform:
@@ -127,9 +134,9 @@ class Rig:
     def mounts(self) -> List[StampedTransform]:
         """Where the sensors sit on the robot."""
         return [
-            StampedTransform(BASE, CAMERA, START_NS, T_BASE_CAMERA),
+            StampedTransform(BASE, CAMERA, START_NS, self.robot.T_base_camera),
             StampedTransform(CAMERA, OPTICAL, START_NS, T_CAMERA_OPTICAL),
-            StampedTransform(BASE, LIDAR, START_NS, T_BASE_LIDAR),
+            StampedTransform(BASE, LIDAR, START_NS, self.robot.T_base_lidar),
         ]
 
     @staticmethod
