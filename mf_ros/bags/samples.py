@@ -10,7 +10,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.projection import rasterize_nearest
-from mf_ros.core.types import ByteArray, FloatArray
+from mf_ros.core.types import ByteArray, CameraFrame, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.pipeline import DepthResult
 
 if TYPE_CHECKING:
@@ -114,19 +114,31 @@ class SampleKeeper:
 
 def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -> Sample:
     """A frame shrunk to report size; depth is picked and not averaged, so edges stay edges."""
-    height, width = result.frame.image.shape[:2]
+    return shrunk_sample(number, result.frame, result.sparse, result.estimate, held_out, dict(result.timings_ms))
+
+
+def shrunk_sample(
+    number: int,
+    frame: CameraFrame,
+    full: SparseDepth,
+    estimate: DepthEstimate,
+    held_out: Optional[HeldOut],
+    timings_ms: Dict[str, float],
+) -> Sample:
+    """The same of the parts of a result."""
+    height, width = frame.image.shape[:2]
     small_width = min(width, MAX_WIDTH)
     small_height = max(1, round(height * small_width / width))
     size = (small_width, small_height)
-    rows, cols = np.nonzero(result.sparse.depth)
+    rows, cols = np.nonzero(full.depth)
     sparse = rasterize_nearest(
         rows * small_height // height,
         cols * small_width // width,
-        result.sparse.depth[rows, cols],
+        full.depth[rows, cols],
         (small_height, small_width),
     )
     uv, error, truth = _errors(held_out)
-    log_scale = result.estimate.log_scale
+    log_scale = estimate.log_scale
 
     def picked(values: FloatArray) -> FloatArray:
         return np.array(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.float32)
@@ -134,21 +146,21 @@ def make_sample(number: int, result: DepthResult, held_out: Optional[HeldOut]) -
     scale = np.array([small_width / width, small_height / height], np.float32)
     return Sample(
         number=number,
-        stamp_ns=result.frame.stamp_ns,
-        image=np.array(cv2.resize(result.frame.image, size, interpolation=cv2.INTER_AREA), np.uint8),
+        stamp_ns=frame.stamp_ns,
+        image=np.array(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), np.uint8),
         sparse=sparse,
-        depth=picked(result.estimate.depth),
-        confidence=picked(result.estimate.confidence),
+        depth=picked(estimate.depth),
+        confidence=picked(estimate.confidence),
         error_uv=(uv + np.float32(0.5)) * scale - np.float32(0.5),
         error_m=error,
         truth_m=truth,
         metrics={} if held_out is None else dict(held_out.metrics),
-        timings_ms=dict(result.timings_ms),
+        timings_ms=timings_ms,
         camera_size=(width, height),
-        camera=result.frame.camera.resized(small_width, small_height),
-        returns=result.sparse.count,
-        hidden=result.sparse.hidden,
-        lonely=result.sparse.lonely,
+        camera=frame.camera.resized(small_width, small_height),
+        returns=full.count,
+        hidden=full.hidden,
+        lonely=full.lonely,
         uncertainty=None if log_scale is None else np.exp(picked(log_scale)),
     )
 

@@ -1,4 +1,4 @@
-"""``mf-ros evaluate``: accuracy on held-out LiDAR returns, for an engine and all baselines side by side."""
+"""``mf-ros evaluate``: accuracy on held-out LiDAR returns, for an engine and baselines, or for two networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Iterator, Tuple
+from typing import Annotated, Callable, Iterator, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import tyro
 from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
-from mf_ros.cli.bag_options import BagOptions, Folder, Word, engine_text, with_engine
+from mf_ros.cli.bag_options import BagOptions, File, Folder, Word, engine_text, with_engine
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.colours import colour_depth
@@ -30,6 +30,12 @@ from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, evaluate
 
 _log = logging.getLogger(__name__)
+
+_WITH_COMPARE = ("gate", "out", "split", "canary", "calibration")
+_WITHOUT_COMPARE = (
+    *("lines", "points", "outliers", "grey_image", "model", "save_pictures"),
+    *("image_topic", "camera_info_topic", "points_topic", "start", "duration", "ros_distro"),
+)
 
 
 @dataclass(kw_only=True)
@@ -51,12 +57,18 @@ class Evaluate(BagOptions):
     90% of the pixels that are most confident; null where it does not apply. Baselines marked +cull were given the
     input without the returns hidden from the camera.
 
+    --compare judges a tuned network against the one it came from, on the part of a data set of mf-ros extract that
+    training does not see: on every 4th scan line (without lines on a quarter of the directions), at half and at a
+    quarter of the density, on the image alone, and on procedural scenes that show what was forgotten. --gate makes it
+    an error when the tuned network is not better on the data set, or more than 2% worse on one of the last two.
+
     Examples:
         mf-ros evaluate my_bag --lines 32,16,8
         mf-ros evaluate my_bag --lines 16 --points 1,5,20 --outliers 0.1
         mf-ros evaluate my_bag --lines 16 --grey-image
         mf-ros evaluate frames/ --lines 32,16,8,4 --save-pictures pictures
         mf-ros evaluate my_bag --lines 16 --json > scores.json
+        mf-ros evaluate --compare nano runs/mine my_dataset --gate --out compared
     """
 
     lines: Annotated[str, tyro.conf.arg(metavar="N,N,...")] = "32,16,8,4"
@@ -72,12 +84,27 @@ class Evaluate(BagOptions):
     model: Word = None
     """Its network: the name of a shipped one, or the folder that mf-ros export wrote."""
     max_frames: int = 20
-    """How many images of a bag are used at most, evenly spread."""
+    """How many images of a bag, or of each recording in a data set, are used at most, evenly spread."""
     save_pictures: Folder = None
     """Folder for a picture of each case: the input on the image, and the engine's depth below it."""
+    compare: Annotated[Tuple[str, str], tyro.conf.arg(metavar="BASE TUNED")] = ("", "")
+    """Compare two networks on a data set: names of shipped ones, folders of models, or folders of mf-ros train."""
+    gate: bool = False
+    """With --compare: exit with 1 unless the tuned network may replace the base."""
+    out: Folder = None
+    """With --compare: folder for report.html and comparison.json."""
+    split: Word = None
+    """With --compare: the part of the data set, test by default."""
+    canary: Annotated[int, tyro.conf.arg(metavar="SCENES")] = 24
+    """With --compare: number of procedural scenes; 0 leaves them out."""
+    calibration: File = None
+    """With --compare: YAML file of transforms that replace recorded ones."""
 
     def run(self) -> int:
-        """Evaluate and print the tables; 1 when nothing could be scored."""
+        """Evaluate and print the tables; 1 when nothing could be scored, or the gate is closed."""
+        if self.compare != ("", ""):
+            return self._compare()
+        self._refuse(_WITH_COMPARE, "only goes with --compare BASE TUNED DATASET")
         lines = parse_counts("--lines", self.lines)
         points = parse_counts("--points", self.points) if self.points else ()
         if not 0 <= self.outliers <= 1:
@@ -104,6 +131,33 @@ class Evaluate(BagOptions):
             print(f"engine {engine_text(engine.name, engine.describe())}\n")
             print("\n".join(as_text(records, engine.name)))
         return OK if records else FINDINGS
+
+    def _compare(self) -> int:
+        self._refuse(_WITHOUT_COMPARE, "does not go with --compare")
+        if len(self.bag) != 1:
+            raise ConfigError("--compare BASE TUNED takes one data set: the folder or .parquet file of mf-ros extract.")
+        # Its packages are needed by nobody else.
+        from mf_ros.cli.compare import comparing
+
+        return comparing(
+            *self.compare,
+            Path(self.bag[0]),
+            with_engine(self.checked_settings(), self.engine),
+            self.config is not None,
+            split=self.split or "test",
+            max_frames=self.max_frames,
+            canary=self.canary,
+            gate=self.gate,
+            out=self.out,
+            calibration=self.calibration,
+            json=self.json,
+        ).run()
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ConfigError(f"--{name.replace('_', '-')} {why}.")
 
     @contextlib.contextmanager
     def _frames(self, config: Config, advance: Callable[[float], None]) -> Iterator[Iterator[EvaluationFrame]]:

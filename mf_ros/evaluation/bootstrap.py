@@ -59,7 +59,7 @@ def groups_of(frames: Sequence[Frame], recordings_are: str = "recordings") -> Gr
     recordings: Dict[str, List[Frame]] = {}
     for frame in sorted(set(frames)):
         recordings.setdefault(frame[0], []).append(frame)
-    if len(recordings) >= ENOUGH_GROUPS:
+    if len(recordings) >= ENOUGH_GROUPS or all(len(part) == 1 for part in recordings.values()):
         parts = list(recordings.values())
         return Groups(recordings_are, len(parts), {frame: k for k, part in enumerate(parts) for frame in part})
     each = -(-_ABOUT_BLOCKS // max(len(recordings), 1))

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from mf_ros.core.config import ProjectionConfig
-from mf_ros.core.types import DoubleArray, FloatArray, SparseDepth
+from mf_ros.core.types import DepthEstimate, DoubleArray, FloatArray, SparseDepth
 from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.evaluation.baselines import BASELINES
 from mf_ros.evaluation.bootstrap import Estimate, Frame, Resampling, groups_of, interval_text
@@ -37,14 +37,14 @@ class ComparedFrame:
         frame: image, camera and all returns.
         case: what was shown, and the truth.
         sparse: the input, without hidden and lonely returns.
-        depth: (H, W) float32 metres, by ``NETWORKS``.
+        made: depth, by ``NETWORKS``.
         mae: metres, by ``NETWORKS``.
     """
 
     frame: EvaluationFrame
     case: Case
     sparse: SparseDepth
-    depth: Mapping[str, FloatArray]
+    made: Mapping[str, DepthEstimate]
     mae: Mapping[str, float]
 
     @property
@@ -137,20 +137,19 @@ class Scorer:
         free = case.input == NO_RETURNS
         sparse = shown_depth(case, frame.camera, None if free else self._projection)
         engines = self._networks if free else {**self._networks, **self._beside}
-        depth: Dict[str, FloatArray] = {}
+        made: Dict[str, DepthEstimate] = {}
         for name, engine in engines.items():
             # Each case stands alone, whatever was scored before it.
             forget_frames(engine)
-            made = engine.estimate(frame.image, sparse, frame.camera)
-            depth[name] = made.depth
-            self._rows[case.input, name].append(_scores(case, made.depth, made.log_scale))
+            made[name] = engine.estimate(frame.image, sparse, frame.camera)
+            self._rows[case.input, name].append(_scores(case, made[name].depth, made[name].log_scale))
         for name in () if free else self._baselines:
             self._rows[case.input, name + CULLED].append(
                 _scores(case, BASELINES[name](sparse.depth, frame.camera), None)
             )
         if self._hook is not None and case.input == DEPLOYED:
             mae = {name: self._rows[case.input, name][-1][0] for name in NETWORKS}
-            self._hook(ComparedFrame(frame, case, sparse, {name: depth[name] for name in NETWORKS}, mae))
+            self._hook(ComparedFrame(frame, case, sparse, {name: made[name] for name in NETWORKS}, mae))
 
     def results(self, recordings_are: str = "recordings") -> Results:
         """Means, intervals and changes of what was scored so far.

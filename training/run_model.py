@@ -1,0 +1,49 @@
+"""The model of a run, made when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Mapping
+
+from mf_ros.core.documents import bounded_text
+from mf_ros.engine.bundle import CONFIG
+from mf_ros.errors import ModelError
+from mf_training.export import export_run, find_checkpoint
+
+_log = logging.getLogger(__name__)
+
+MODEL = "model"
+"""Folder of the model within that of its run."""
+_LARGEST_CONFIG = 1_000_000
+
+
+def model_of_run(run: Path) -> Path:
+    """Folder of a run's model; it is exported first where it is missing or of another checkpoint.
+
+    Args:
+        run: folder of the run.
+
+    Raises:
+        CheckpointError: the run has no complete checkpoint.
+        ModelError: the export failed.
+    """
+    checkpoint, state = find_checkpoint(run)
+    folder = run / MODEL
+    if not _is_of(folder, checkpoint, state):
+        _log.info("exporting %s into %s", checkpoint, folder)
+        export_run(run, folder)
+    return folder
+
+
+def _is_of(folder: Path, checkpoint: Path, state: Mapping[str, Any]) -> bool:
+    """Whether a model was exported from a checkpoint: after it was written, and of the same step."""
+    path = folder / CONFIG
+    try:
+        description = json.loads(bounded_text(path, _LARGEST_CONFIG, "description of a model", ModelError))
+        newer = path.stat().st_mtime_ns >= (checkpoint / "state.json").stat().st_mtime_ns
+    except (OSError, ValueError, RecursionError, ModelError):
+        return False
+    training = description.get("training") if isinstance(description, dict) else None
+    return newer and isinstance(training, dict) and training.get("steps") == state.get("step")
