@@ -1,0 +1,153 @@
+"""Sampling: image, depth or both, in Euler steps from noise.
+
+Source: Modality Forcing (arXiv 2606.13676); levels and step are those of ``mf_ros.model.levels``. Depth known at some
+pixels only is this project's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from mf_ros.model.flux2.network import Flux2Network, Flux2Prediction
+from mf_ros.model.levels import SMALLEST_LEVEL, step_levels, stepped
+
+
+@dataclass(frozen=True)
+class Flux2Known:
+    """What is known beforehand; everything else is sampled.
+
+    Attributes:
+        text: (B, T, text_channels) hidden states of the prompt.
+        grid: rows and columns of tokens.
+        image: (B, rows * cols, image_channels) clean latents, or None to sample them.
+        depth: (B, rows * cols, depth_channels) contracted depth tokens, or None where none is known.
+        level: as ``depth``, how little each of its pixels is trusted: 0 a LiDAR return, 1 unknown. The released weights
+            were trained with one level for the whole map: 0 everywhere, or no ``depth`` at all, is what they know.
+    """
+
+    text: Tensor
+    grid: Tuple[int, int]
+    image: Optional[Tensor] = None
+    depth: Optional[Tensor] = None
+    level: Optional[Tensor] = None
+
+    def __post_init__(self) -> None:
+        if (self.depth is None) != (self.level is None):
+            raise ValueError("Known depth and its noise levels come together.")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Guidance without a classifier (arXiv 2207.12598).
+
+    Attributes:
+        text: as ``Flux2Known.text``, of the empty prompt.
+        scale: 1 is no guidance; larger follows the prompt more.
+    """
+
+    text: Tensor
+    scale: float
+
+
+def tilted(levels: Sequence[float], log2_alpha: float) -> List[float]:
+    """Levels of the depth beside those of the image: alpha t / (1 + (alpha - 1) t).
+
+    Above 0 the depth stays noisier for longer, so that the image comes first; the ends 0 and 1 stay.
+    """
+    alpha = 2.0**log2_alpha
+    return [alpha * level / (1 + (alpha - 1) * level) for level in levels]
+
+
+@torch.inference_mode()
+def sample_flux2(
+    net: Flux2Network,
+    known: Flux2Known,
+    steps: int,
+    generator: torch.Generator,
+    guidance: Optional[Guidance] = None,
+    log2_alpha: float = 0.0,
+) -> Flux2Prediction:
+    """Sample what is not known.
+
+    Args:
+        net: the network.
+        known: what is given; known depth is imposed anew before every step, at the lower of its own level and the
+            sampler's.
+        steps: forward passes, or pairs of them with guidance; the released weights are meant for 50.
+        generator: of the noise; on the CPU, so that every device draws the same.
+        guidance: follow the prompt more than the network alone would.
+        log2_alpha: see ``tilted``; only where image and depth are both sampled.
+
+    Returns:
+        Clean image latents, given or sampled, and clean contracted depth tokens, float32.
+
+    Raises:
+        ValueError: ``steps`` is less than 1.
+    """
+    if steps < 1:
+        raise ValueError(f"{steps} steps: at least one is needed.")
+    levels = step_levels(steps)
+    depth_levels = tilted(levels, log2_alpha) if known.image is None else levels
+    image = known.image.float() if known.image is not None else _noise(net.config.image_channels, known, generator)
+    depth = _noise(net.config.depth_channels, known, generator)
+    for (level, following), (depth_level, depth_following) in zip(
+        itertools.pairwise(levels), itertools.pairwise(depth_levels), strict=True
+    ):
+        if known.image is not None:
+            level = following = 0.0
+        given, token_level = _imposed(known, depth, depth_level)
+        out = _predicted(net, known, guidance, image, level, given, token_level)
+        image = image + (following - level) * out.image
+        depth = _stepped(given, out.depth, depth_level, depth_following)
+    return Flux2Prediction(image, depth)
+
+
+def _noise(channels: int, known: Flux2Known, generator: torch.Generator) -> Tensor:
+    shape = (known.text.shape[0], known.grid[0] * known.grid[1], channels)
+    return torch.randn(shape, generator=generator, device=generator.device).to(known.text.device)
+
+
+def _imposed(known: Flux2Known, depth: Tensor, level: float) -> Tuple[Tensor, Tensor]:
+    """Depth tokens with what is known better than ``level`` in place, and their levels (B,) or (B, N)."""
+    if known.depth is None or known.level is None:
+        return depth, torch.full((depth.shape[0],), level, device=depth.device)
+    given = torch.where(known.level <= level, known.depth.to(depth.dtype), depth)
+    return given, known.level.clamp(max=level).float().mean(2)
+
+
+def _predicted(
+    net: Flux2Network,
+    known: Flux2Known,
+    guidance: Optional[Guidance],
+    image: Tensor,
+    level: float,
+    depth: Tensor,
+    depth_level: Tensor,
+) -> Flux2Prediction:
+    """Prediction in float32, moved away from that of the empty prompt where guidance is wanted."""
+    image_level = torch.full((image.shape[0],), level, device=image.device)
+
+    def predicted(text: Tensor) -> Flux2Prediction:
+        return Flux2Prediction(
+            *(part.float() for part in net(image, image_level, text, depth, depth_level, known.grid))
+        )
+
+    with_text = predicted(known.text)
+    if guidance is None or guidance.scale == 1:
+        return with_text
+    without = predicted(guidance.text.expand_as(known.text))
+    return Flux2Prediction(
+        *(base + guidance.scale * (part - base) for part, base in zip(with_text, without, strict=True))
+    )
+
+
+def _stepped(noisy: Tensor, clean: Tensor, level: float, following: float) -> Tensor:
+    """One Euler step; the last one ends on the prediction itself, without the rounding of taking the long way."""
+    if following == 0 and level >= SMALLEST_LEVEL:
+        return clean
+    return stepped(noisy, clean, level, following)
