@@ -33,7 +33,14 @@ EXTRA_OF_MODULE = {
     "onnx": "train",
     "onnxscript": "train",
     "tensorboard": "train",
+    "peft": "lora",
     "upath": "remote",
+    "fsspec": "remote",
+    "pyarrow": "fleet",
+    "lance": "fleet",
+    "imagehash": "fleet",
+    "PIL": "fleet",
+    "ray": "ray",
 }
 
 
@@ -51,6 +58,8 @@ COMMANDS = {
     "check": Command("mf_ros.cli.check", "Check", "say what is in a bag, what fits, what is wrong and what to do"),
     "simulate": Command("mf_ros.cli.simulate", "Simulate", "make a bag of a simulated drive, with true depth"),
     "evaluate": Command("mf_ros.cli.evaluate", "Evaluate", "measure accuracy on held-out LiDAR rings beside baselines"),
+    "extract": Command("mf_ros.cli.extract", "Extract", "make a data set for training of a fleet's bags"),
+    "dataset": Command("mf_ros.cli.dataset", "Dataset", "look into a data set for training, or at one of its samples"),
     "train": Command("mf_training.cli.train", "Train", "train a network, or go on with a training"),
     "export": Command("mf_training.cli.export", "Export", "write a trained network as a folder for the engine"),
     "sample": Command("mf_training.cli.sample", "Sample", "draw what a network makes of image, LiDAR, depth or noise"),
