@@ -100,7 +100,8 @@ class Resampling:
         """How much larger the mean of each column is than that of ``base``, as a part of it: -0.1 is 10% less."""
         (means, spread), (other, _) = self._means(frames, values), self._means(frames, base)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _estimates(means / other - 1.0, spread)
+            # Nothing stays nothing: 0 of 0 has not changed.
+            return _estimates(np.where(means == other, 0.0, means / other - 1.0), spread)
 
     def _means(self, frames: Sequence[Frame], values: AnyArray) -> Tuple[DoubleArray, AnyArray]:
         """(1 + draws, K), NaN where a draw holds no value, and (K,) how many groups hold any."""
