@@ -25,8 +25,9 @@ zstandard = require_package("zstandard", extra="bags")
 _log = logging.getLogger(__name__)
 
 METADATA_NAME = "metadata.yaml"
+BAG_SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
+"""How the names of storage files end."""
 
-_SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 _ROS1_MAGIC, _SQLITE_MAGIC, _ZSTD_MAGIC = b"#ROSBAG V", b"SQLite format 3\0", b"\x28\xb5\x2f\xfd"
 _MAX_METADATA_BYTES = 2**26
 _COPY_BYTES = 2**20
@@ -60,7 +61,7 @@ def find_files(paths: Union[PathArgument, Sequence[PathArgument]]) -> BagFiles:
     Raises:
         BagError: a path does not exist, or a directory holds no bag.
     """
-    given = [_as_path(path) for path in (paths if isinstance(paths, (list, tuple)) else [paths])]
+    given = [as_path(path) for path in (paths if isinstance(paths, (list, tuple)) else [paths])]
     if not given:
         raise BagError("No recording was named.")
     files = BagFiles(name=", ".join(str(path) for path in given))
@@ -83,7 +84,8 @@ def _exists(path: BagPath, question: Any) -> bool:
         raise BagError(f"{path} cannot be looked at: {error.strerror or error}.") from error
 
 
-def _as_path(path: PathArgument) -> BagPath:
+def as_path(path: PathArgument) -> BagPath:
+    """A path with pathlib's methods, local or, for ``scheme://``, remote."""
     if isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]+://", path):
         return require_package("upath", extra="remote").UPath(path)
     if isinstance(path, str):
@@ -103,7 +105,7 @@ def _add_directory(files: BagFiles, directory: BagPath) -> None:
     if missing:
         files.damage.append(f"{directory.name} lacks {', '.join(missing)}, which its {METADATA_NAME} lists")
     if not names:
-        names = sorted((name for name in entries if name.endswith(_SUFFIXES)), key=_natural)
+        names = sorted((name for name in entries if name.endswith(BAG_SUFFIXES)), key=natural_order)
         if len({name.rpartition(".bag")[1] for name in names}) > 1:
             raise BagError(f"{directory} holds both ROS 1 and ROS 2 bags: name the file to read.")
     if not names:
@@ -139,7 +141,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _natural(name: str) -> List[Union[int, str]]:
+def natural_order(name: str) -> List[Union[int, str]]:
     """Sort key under which ``bag_10`` follows ``bag_9``."""
     parts = re.split(r"(\d+)", name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]

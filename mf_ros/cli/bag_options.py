@@ -62,23 +62,29 @@ class SettingsOptions(Options):
 
 
 @dataclass(kw_only=True)
-class BagOptions(SettingsOptions):
-    """Which bag, which part of it, and which topics in it."""
+class TopicOptions(SettingsOptions):
+    """Which topics of a bag."""
 
-    bag: Bags = ()
-    """ROS 1 .bag, rosbag2 folder, .mcap or .db3; several are read as one."""
     image_topic: Topic = None
     """Camera image; guessed when there is one camera."""
     camera_info_topic: Topic = None
     """Its calibration; by default the one beside the image."""
     points_topic: Topics = ()
     """LiDAR points; give it once per LiDAR; guessed when there is one."""
+    ros_distro: Word = None
+    """Whose message definitions to use when the bag carries none, for example humble."""
+
+
+@dataclass(kw_only=True)
+class BagOptions(TopicOptions):
+    """Which bag, which part of it, and which topics in it."""
+
+    bag: Bags = ()
+    """ROS 1 .bag, rosbag2 folder, .mcap or .db3; several are read as one."""
     start: Seconds = 0.0
     """Where to begin, seconds after the bag's beginning."""
     duration: MaybeSeconds = None
     """How much to read, seconds; by default all."""
-    ros_distro: Word = None
-    """Whose message definitions to use when the bag carries none, for example humble."""
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Recording]:

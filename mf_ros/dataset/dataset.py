@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
@@ -36,11 +36,13 @@ class Description:
             the robot uses, so training uses them as well.
         split: how rows were shared out, as plain values.
         extractor_version: of the program that began it.
+        extraction: which frames became rows and how they are stored, as plain values.
     """
 
     settings: Config
     split: Mapping[str, Any]
     extractor_version: str
+    extraction: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Table(Protocol):
@@ -173,8 +175,10 @@ def parse_description(text: str, where: str) -> Description:
         settings = config_from_mapping(document.get("settings") or {})
     except ConfigError as error:
         raise DatasetError(f"{where}: {error}") from error
-    split = document.get("split")
-    return Description(settings, split if isinstance(split, dict) else {}, str(document.get("extractor_version")))
+    split, extraction = (
+        value if isinstance(value, dict) else {} for value in (document.get("split"), document.get("extraction"))
+    )
+    return Description(settings, split, str(document.get("extractor_version")), extraction)
 
 
 def _open(path: Path) -> Table:
