@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_drives import SMALL, depth_errors, still, tree_of, world_of
 
 from mf_ros.bags import open_recording
 from mf_ros.core.deskew import deskew
@@ -23,33 +24,15 @@ from mf_ros.simulate.lighting import Lighting
 from mf_ros.simulate.raycast import cast_rays, surface_normals
 from mf_ros.simulate.rig import LIDAR, ODOM, OPTICAL, START_NS, Rig, default_camera
 from mf_ros.simulate.robots import T_CAMERA_OPTICAL, robot_named
-from mf_ros.simulate.scene import Layout, Material, Scene, SceneBuilder
+from mf_ros.simulate.scene import Layout, Material, SceneBuilder
 from mf_ros.simulate.trajectory import Trajectory, transform
 from mf_ros.simulate.worlds import make_scene
-
-SMALL = {"width": 160, "height": 90, "rings": 8, "columns": 120}
 
 
 def distance(solid: Solid, origin: tuple[float, float, float], towards: tuple[float, float, float]) -> float:
     direction = np.asarray([towards], np.float32)
     direction /= np.linalg.norm(direction)
     return float(cast_rays([solid], np.asarray(origin, np.float32), direction).t[0])
-
-
-def world_of(*solids: Solid) -> Scene:
-    builder = SceneBuilder(np.random.default_rng(0))
-    for solid in solids:
-        builder.add(solid, Material.STONE, (0.4, 0.4, 0.4))
-    return builder.build(Layout("yard", 0.0, 6.0, ()), np.array([0.3, 0.4, 0.9]), 500.0, 0)
-
-
-def tree_of(rig: Rig, seconds: float = 2.0) -> TransformTree:
-    tree = TransformTree()
-    for mount in rig.mounts():
-        tree.add(mount, static=True)
-    for tick in range(-10, int(seconds * 50)):
-        tree.add(rig.base_pose(START_NS + tick * 20_000_000), static=False)
-    return tree
 
 
 # Geometry -------------------------------------------------------------------------------------------------------------
@@ -117,6 +100,9 @@ def test_bounding_tests_never_lose_a_surface(seed: int, one_origin: bool):
         Cone(at[2], at[3], 0.3, 0.1),
         Ellipsoid(at[4], (0.5, 1, 2)),
         Panel(at[5], (at[5][0] + 2, at[5][1] + 1, at[5][2]), 1.5),
+        Cone(at[0], at[4], 0.8, 0.2, density=0.6),
+        Ellipsoid(at[2], (1.5, 1, 0.7), density=0.5),
+        Ellipsoid(at[3], (0.2, 0.2, 3)),
         Ground(),
     ]
     directions = rng.standard_normal((90, 3)).astype(np.float32)
@@ -185,10 +171,6 @@ def test_sun_and_shadow_differ():
 # LiDAR ----------------------------------------------------------------------------------------------------------------
 
 
-def still(pose: np.ndarray):
-    return lambda t: np.broadcast_to(pose, (len(t), 4, 4))
-
-
 def test_a_still_lidar_measures_the_ground_with_the_stated_noise():
     model = LidarModel(rings=16, columns=400, noise_m=0.012)
     lidar = SpinningLidar(world_of(Ground()), model, 10.0)
@@ -234,24 +216,6 @@ def fast_rig() -> Rig:
     camera = default_camera(320, 180, "plumb_bob")
     trajectory = Trajectory(speed=12.0, weave_m=0.5, weave_period_m=30.0)
     return Rig(scene, camera, LidarModel(rings=16, columns=800), trajectory, image_delay_s=0.02)
-
-
-def depth_errors(rig: Rig, points: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Differences of projected returns and true depth, of the returns that the camera sees, metres."""
-    uv = rig.camera.project(points)
-    inside = np.isfinite(uv).all(axis=1)
-    uv, z = uv[inside], points[inside, 2]
-    # Where depth jumps, half a pixel decides between two surfaces: compare where neighbours agree within 3%.
-    u, v = np.rint(uv).astype(int).T
-    held = (u >= 1) & (v >= 1) & (u < rig.camera.width - 1) & (v < rig.camera.height - 1)
-    u, v, z = u[held], v[held], z[held]
-    around = np.stack([depth[v + dv, u + du] for dv in (-1, 0, 1) for du in (-1, 0, 1)])
-    with np.errstate(invalid="ignore"):
-        smooth = np.isfinite(around).all(axis=0) & (around.max(axis=0) < 1.03 * around.min(axis=0) + 0.1)
-    truth = depth[v, u]
-    visible = smooth & (z < 1.15 * truth)
-    assert visible.sum() > 300
-    return np.abs(z - truth)[visible]
 
 
 def test_deskewed_returns_agree_with_the_true_depth_and_skewed_ones_do_not(fast_rig: Rig):

@@ -14,15 +14,18 @@ from mf_ros.simulate.materials import look_of
 from mf_ros.simulate.raycast import Hits, RayCaster, surface_normals, tile_order
 from mf_ros.simulate.scene import Material, Scene
 
-_SUBSAMPLES = ((0.125, 0.375), (-0.375, 0.125), (-0.125, -0.375), (0.375, -0.125))
+_SUBSAMPLES = {
+    2: ((0.25, 0.25), (-0.25, -0.25)),
+    4: ((0.125, 0.375), (-0.375, 0.125), (-0.125, -0.375), (0.375, -0.125)),
+}
 _LEAFY = np.array([0.9 if m == Material.LEAVES else 0.25 if m == Material.LAWN else 0.0 for m in Material], np.float32)
 
 
 class Camera:
     """A global-shutter camera in a scene.
 
-    Rays come from ``CameraModel.rays()``, so the picture has the lens distortion of the model. Pixels on edges get four
-    more rays; depth is that of the pixel's centre.
+    Rays come from ``CameraModel.rays()``, so the picture has the lens distortion of the model. Pixels on edges get more
+    rays; depth is that of the pixel's centre.
     """
 
     def __init__(self, scene: Scene, camera: CameraModel, lighting: Lighting) -> None:
@@ -32,8 +35,9 @@ class Camera:
         self._seen: BoolArray = np.asarray(np.isfinite(rays).all(axis=2))
         rays = np.where(self._seen[..., None], rays, np.array([0, 0, 1], np.float32)).astype(np.float32)
         down, across = np.gradient(rays, axis=(0, 1))
-        shifted = np.stack([rays + dx * across + dy * down for dx, dy in _SUBSAMPLES], axis=2)
-        self._fine_rays = shifted.reshape(-1, len(_SUBSAMPLES), 3).astype(np.float32)
+        self._more = lighting.colours.edge_rays
+        shifted = np.stack([rays + dx * across + dy * down for dx, dy in _SUBSAMPLES[self._more]], axis=2)
+        self._fine_rays = shifted.reshape(-1, self._more, 3).astype(np.float32)
         self._rays = rays.reshape(-1, 3)
         self._per_metre = np.float32(1.0) / np.linalg.norm(self._rays, axis=1)
         self._order = tile_order(camera.height, camera.width, 16, 16)
@@ -63,10 +67,10 @@ class Camera:
         colour = self._shade(T_world_optical, self._rays, every, hits)
         chosen = self._order[self._edges(hits).reshape(-1)[self._order]]
         rays = self._fine_rays[chosen].reshape(-1, 3)
-        pixels = np.repeat(chosen, len(_SUBSAMPLES))
+        pixels = np.repeat(chosen, self._more)
         extra = self._shade(T_world_optical, rays, pixels, self._shoot(T_world_optical, rays, 128))
-        total = colour[chosen] + extra.reshape(-1, len(_SUBSAMPLES), 3).sum(axis=1)
-        colour[chosen] = total / (1 + len(_SUBSAMPLES))
+        total = colour[chosen] + extra.reshape(-1, self._more, 3).sum(axis=1)
+        colour[chosen] = total / (1 + self._more)
         colour[~self._seen.reshape(-1)] = 0
         return self._develop(colour.reshape(*shape, 3), rng), self._depth(hits)
 
@@ -107,6 +111,8 @@ class Camera:
         sky = np.flatnonzero(hits.solid < 0)
         colour[sky] = self._lighting.sky(directions[sky])
         at = np.flatnonzero(hits.solid >= 0)
+        if not len(at):
+            return colour
         d, t = directions[at], hits.t[at]
         p = pose[:3, 3].astype(np.float32) + t[:, None] * d
         met = Hits(t, hits.solid[at])

@@ -360,7 +360,7 @@ def look_of(scene: Scene, noise: NoiseTile, solid: IntArray, p: FloatArray, n: F
     colour, gloss, shine = np.empty_like(p), np.empty(len(p), np.float32), np.zeros_like(p)
     kinds = scene.material[solid]
     frame = scene.frame[solid]
-    c, s = np.cos(frame[:, 2]), np.sin(frame[:, 2])
+    c, s = np.cos(scene.frame[:, 2])[solid], np.sin(scene.frame[:, 2])[solid]
     x, y = p[:, 0] - frame[:, 0], p[:, 1] - frame[:, 1]
     local = np.stack([c * x + s * y, c * y - s * x, p[:, 2]], axis=1)
     ln = np.stack([c * n[:, 0] + s * n[:, 1], c * n[:, 1] - s * n[:, 0], n[:, 2]], axis=1)

@@ -20,7 +20,7 @@ GROUP = 64
 # after, since what is not covered by then mostly sees the sky between them.
 _AT_ONCE = 8
 # Rays that are intersected together: as many as the processor's cache holds with all that is worked out for them.
-_RAYS_AT_ONCE = 8192
+_RAYS_AT_ONCE = 32768
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class RayCaster:
             group: number of neighbouring rays that are tested together.
         """
         count = len(directions)
+        if count == 0:
+            return Hits(np.zeros(0, np.float32), np.zeros(0, np.int32))
         bundle = _Bundle(origins, directions, group)
         ahead = self._ahead(bundle, max_range)
         touched, nearest = self._touched(bundle, ahead)
@@ -294,9 +296,11 @@ class _Cover:
             now = np.flatnonzero(turn == k)
             groups, found, number = owner[now], t[now], rank[now, None]
             before, known = self.best[groups], self.rank[groups]
-            better = (found < before) | ((found == before) & (number < known))
-            self.best[groups] = np.where(better, found, before)
-            self.rank[groups] = np.where(better, number, known)
+            better, same = found < before, found == before
+            if same.any():
+                better |= same & (number < known)
+            np.copyto(known, number, where=better)
+            self.best[groups], self.rank[groups] = np.minimum(found, before), known
         changed = np.unique(owner)
         self.farthest[changed] = self.best[changed].max(axis=1)
 

@@ -46,7 +46,7 @@ class NoiseTile:
 def sample(table: FloatArray, x: AnyArray, y: AnyArray) -> FloatArray:
     """(N,) or (N, C) bilinear values of a (H, W) or (H, W, C) table at columns x and rows y, clamped at its border."""
     count = len(x)
-    rows = -(-count // _WIDTH)
+    rows = max(1, -(-count // _WIDTH))
     grid = np.zeros((2, rows * _WIDTH), np.float32)
     grid[0, :count], grid[1, :count] = x, y
     maps = grid.reshape(2, rows, _WIDTH)
