@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -72,7 +72,11 @@ def _of_splits(found: _Findings, tables: Tables) -> None:
             f"Rows of one recording that are in different splits are only {tables.apart_s:.1f} s apart, so what is "
             "held out looks like what was learned."
         )
-        found.add("warning", text, "Split by recording, or leave a longer gap between the parts of one.")
+        found.add(
+            "warning",
+            text,
+            "Extract longer recordings, whose gaps are longer, or split by robot, day and site: --split group.",
+        )
     if tables.repeated:
         text = f"{tables.repeated} rows have the sample_id of another row: they count twice, perhaps in two splits."
         found.add("warning", text, "Extract into a new data set.")
@@ -87,69 +91,88 @@ def _of_robots(found: _Findings, tables: Tables) -> None:
             "suit it and hardly any other."
         )
         found.add("warning", text, "Extract more of the other robots, or fewer rows of this one.")
-    without = [robot for robot in tables.robots if robot.extent.odometry < 0.5]
+    without = {
+        _name(robot.name): f"{100 * robot.extent.odometry:.0f}% have it"
+        for robot in tables.robots
+        if robot.extent.odometry < 0.5
+    }
     if without:
-        text = f"Most rows of {_names([robot.name for robot in without])} have no odometry: the motion between "
-        text += "sweep and image is not compensated, and how far the robot drove is not known."
+        text = (
+            f"Most rows have no odometry on robot {_listed(without)}: the motion between sweep and image is not "
+            "compensated, and how far the robot drove is not known."
+        )
         found.add("warning", text, "Record /tf of a world-fixed frame, and name it in lidar.fixed_frame.")
 
 
 def _of_sensors(found: _Findings, tables: Tables) -> None:
     speed = {robot.name: robot.extent.speed_m_s for robot in tables.robots}
-    for lidar in tables.lidars:
-        who = f"{_name(lidar.frame)} on robot {_name(lidar.robot)}"
-        if lidar.has_time < 0.5 and speed.get(lidar.robot, 0.0) > _MOVES_M_S:
-            text = (
-                f"The points of {who} have no times of their own, while the robot drives at "
-                f"{speed[lidar.robot]:.1f} m/s: each sweep is distorted by the way that the robot makes during it."
-            )
-            found.add(
-                "warning",
-                text,
-                "Use the driver's point type with a time field, unless all points are measured at once.",
-            )
-        if lidar.share < 1 - _MANY:
-            text = f"Only {100 * lidar.share:.0f}% of that robot's rows have a sweep of {who}."
-            found.add("note", text, "Compare the clocks with mf-ros check, or raise sync.tolerance_s.")
+    timeless = {
+        f"{_name(lidar.frame)} on robot {_name(lidar.robot)}": f"{speed[lidar.robot]:.1f} m/s"
+        for lidar in tables.lidars
+        if lidar.has_time < 0.5 and speed.get(lidar.robot, 0.0) > _MOVES_M_S
+    }
+    if timeless:
+        text = (
+            f"Points have no times of their own although the robot drives: {_listed(timeless)}. Each sweep is "
+            "distorted by the way that the robot makes during it."
+        )
+        advice = "Use the driver's point type with a time field, unless all points are measured at once."
+        found.add("warning", text, advice)
+    rare = {
+        f"{_name(lidar.frame)} on robot {_name(lidar.robot)}": f"{100 * lidar.share:.0f}%"
+        for lidar in tables.lidars
+        if lidar.share < 1 - _MANY
+    }
+    if rare:
+        text = f"Not all rows of a robot have a sweep of each of its LiDARs: {_listed(rare)}."
+        found.add("note", text, "Compare the clocks with mf-ros check, or raise sync.tolerance_s.")
 
 
 def _of_pictures(found: _Findings, rows: Sequence[Measured]) -> None:
     groups: Dict[str, List[Measured]] = {}
     for row in rows:
         groups.setdefault(row.robot_id, []).append(row)
-    for name, group in groups.items():
-        where = f"on robot {_name(name)} (median of the {len(group)} rows looked into)"
-        visible = float(np.median([row.visible for row in group]))
-        cover = float(np.median([row.covered for row in group]))
-        if visible < FEW_RETURNS:
-            text = f"Hardly any LiDAR returns fall into the image {where}: {visible:.0f}."
-            advice = "Check the transform between LiDAR and camera with mf-ros check BAG --out FOLDER."
-            found.add("warning", text, advice)
-        elif cover < _SMALL_COVER:
-            text = f"The LiDAR covers only {100 * cover:.0f}% of the image {where}: the rest has nothing to learn from."
-            advice = "Depth there stays a guess; a LiDAR with more lines or a camera with a narrower lens would help."
-            found.add("warning", text, advice)
-    _of_light(found, groups, "dark", "nearly black", lambda row: row.dark)
-    _of_light(found, groups, "overexposed", "nearly white", lambda row: row.bright)
-    moving = [row for row in rows if not row.compensated]
-    if len(moving) > _MANY * len(rows):
+    visible = {name: float(np.median([row.visible for row in group])) for name, group in groups.items()}
+    cover = {name: float(np.median([row.covered for row in group])) for name, group in groups.items()}
+    few = {_name(name): f"{count:.0f}" for name, count in visible.items() if count < FEW_RETURNS}
+    if few:
         text = (
-            f"In {len(moving)} of {len(rows)} rows looked into, the motion between sweep and image is not compensated."
+            f"Hardly any LiDAR returns fall into the image (medians of the rows looked into) on robot {_listed(few)}."
         )
-        found.add(
-            "note", text, "Record /tf of a world-fixed frame over the whole sweep, and name it in lidar.fixed_frame."
+        advice = "Check the transform between LiDAR and camera with mf-ros check BAG --out FOLDER."
+        found.add("warning", text, advice)
+    small = {
+        _name(name): f"{100 * part:.0f}%"
+        for name, part in cover.items()
+        if part < _SMALL_COVER and visible[name] >= FEW_RETURNS
+    }
+    if small:
+        text = (
+            "The LiDAR covers only a small part of the image (medians of the rows looked into), and the rest has "
+            f"nothing to learn from, on robot {_listed(small)}."
         )
+        advice = "Depth there stays a guess; a LiDAR with more lines or a camera with a narrower lens would help."
+        found.add("warning", text, advice)
+    _of_light(found, groups, "too dark: more than half of each is nearly black", lambda row: row.dark)
+    _of_light(found, groups, "too bright: more than half of each is nearly white", lambda row: row.bright)
+    moving = sum(not row.compensated for row in rows)
+    if moving > _MANY * len(rows):
+        text = f"The motion between sweep and image is not compensated in {moving} of {len(rows)} rows looked into."
+        advice = "Record /tf of a world-fixed frame over the whole sweep, and name it in lidar.fixed_frame."
+        found.add("note", text, advice)
 
 
 def _of_light(
-    found: _Findings, groups: Dict[str, List[Measured]], what: str, meaning: str, part: Callable[[Measured], float]
+    found: _Findings, groups: Mapping[str, Sequence[Measured]], what: str, part: Callable[[Measured], float]
 ) -> None:
+    many = {}
     for name, group in groups.items():
         count = sum(part(row) > 0.5 for row in group)
         if count > _MANY * len(group):
-            whose = f"{count} of {len(group)} images of robot {_name(name)} that were looked into"
-            text = f"{whose} are {what}: more than half of each is {meaning}."
-            found.add("warning", text, "Look at the exposure of the camera; such images teach little.")
+            many[_name(name)] = f"{count} of {len(group)}"
+    if many:
+        text = f"Many images are {what}. Of those looked into, on robot {_listed(many)}."
+        found.add("warning", text, "Look at the exposure of the camera; such images teach little.")
 
 
 def _of_manifest(found: _Findings, manifest: Manifest) -> None:
@@ -172,7 +195,8 @@ def _name(name: str) -> str:
     return f"'{name}'" if name else "without a name"
 
 
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_name, names[:_MOST_NAMES]))
-    rest = len(names) - _MOST_NAMES
+def _listed(named: Mapping[str, str]) -> str:
+    """Names with what is said of each, a few of them."""
+    shown = ", ".join(f"{name} ({value})" for name, value in list(named.items())[:_MOST_NAMES])
+    rest = len(named) - _MOST_NAMES
     return shown + (f" and {rest} more" if rest > 0 else "")

@@ -144,7 +144,9 @@ def _verdict(findings: Sequence[Finding]) -> str:
 def _tiles(overview: Overview) -> List[Tuple[str, str, str]]:
     """Title, number and small print of the figures at the top."""
     tables, summary = overview.tables, summary_of(overview.measurement.rows)
-    splits = ", ".join(f"{extent.rows} {name or 'in none'}" for name, extent in tables.splits.items() if extent.rows)
+    splits = ", ".join(
+        f"{extent.rows} {name or 'in no split'}" for name, extent in tables.splits.items() if extent.rows
+    )
     total = tables.total
     tiles = [
         ("Rows", f"{total.rows:,}", splits),

@@ -107,7 +107,7 @@ class _Places:
     is known, metres."""
 
     def __init__(self, projected: Projected) -> None:
-        R = _level(projected.row.T_world_cam)
+        R = level_axes(projected.row.T_world_cam)
         self._points: DoubleArray = projected.assembled.points.points.astype(np.float64) @ R.T
         self._returns = projected.returns
         distance = np.linalg.norm(self._points[:, :2], axis=1)
@@ -187,7 +187,7 @@ class _Picture:
         return picture
 
 
-def _level(T_world_cam: Optional[DoubleArray]) -> DoubleArray:
+def level_axes(T_world_cam: Optional[DoubleArray]) -> DoubleArray:
     """(3, 3) rotation from the optical frame to forward, left and up.
 
     Up is against gravity where the pose is known, else the camera's own.

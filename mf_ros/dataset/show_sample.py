@@ -188,7 +188,7 @@ def _placed(T: DoubleArray) -> str:
 
 
 def _matrix(values: DoubleArray) -> Tuple[str, ...]:
-    return tuple(" ".join(f"{value:10.5f}" for value in row) for row in values)
+    return tuple(" ".join(f"{value:8.4f}" for value in row) for row in values)
 
 
 def _returns(projected: Projected) -> Section:

@@ -301,9 +301,10 @@ def percent(part: float) -> str:
     """A part of 1 as a percentage; a small one is told from none, and nearly all from all."""
     if not math.isfinite(part):
         return NOTHING
-    if 0 < part < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= part < 1 else f"{100 * part:.0f}%"
+    rounded = round(100 * part)
+    if 0 < part < 1 and rounded in (0, 100):
+        return ">99%" if rounded else "<1%"
+    return f"{rounded}%"
 
 
 def number(value: float, decimals: int) -> str:
