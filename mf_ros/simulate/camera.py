@@ -42,7 +42,8 @@ class Camera:
         self._per_metre = np.float32(1.0) / np.linalg.norm(self._rays, axis=1)
         self._order = tile_order(camera.height, camera.width, 16, 16)
         self._pixel = (np.sqrt(np.linalg.norm(across, axis=2) * np.linalg.norm(down, axis=2))).reshape(-1)
-        self._pixel = (self._pixel * self._per_metre).astype(np.float32)
+        # Not zero where the lens sees nothing.
+        self._pixel = np.maximum(self._pixel * self._per_metre, 1e-9).astype(np.float32)
         v, u = np.mgrid[: camera.height, : camera.width]
         radius2 = ((u - camera.width / 2) ** 2 + (v - camera.height / 2) ** 2) / (camera.width / 2) ** 2
         self._vignette = (1 - 0.16 * radius2)[..., None].astype(np.float32)
