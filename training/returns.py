@@ -24,7 +24,10 @@ class SampleConfig:
     """How samples are drawn from scenes."""
 
     lines: float = 0.55
-    """Share of samples that are shown every 2nd to 16th scan line, or all, where the sensor has them."""
+    """Share of samples that are shown some scan lines, or where the sensor has none a stretch of the sweep."""
+    strides: Tuple[int, ...] = (1, 2, 2, 4, 4, 8, 8, 16)
+    """Of these one is drawn: every so-manieth line is shown, or such a part of the sweep, as by a shorter exposure. With
+    them the returns shown can be made as few as those of another sensor than the one that recorded."""
     points: float = 0.22
     """Share that is shown random returns."""
     block: float = 0.15
@@ -158,9 +161,12 @@ def with_shown(returns: Returns, rng: np.random.Generator, camera: CameraModel, 
     has_lines = count > 0 and returns.ring.min() >= 0
     shape = (camera.height, camera.width)
     bounds = np.cumsum([config.lines, config.points, config.block, config.nearly])
-    if draw < bounds[0] and has_lines:
-        stride = int(rng.choice([1, 2, 2, 4, 4, 8, 8, 16]))
-        shown = returns.ring % stride == int(rng.integers(stride))
+    if draw < bounds[0]:
+        stride = int(rng.choice(config.strides))
+        turn = int(rng.integers(stride))
+        # A sweep's returns come in the order in which they were measured.
+        stretch = returns.ring % stride if has_lines else np.arange(count) * stride // max(count, 1)
+        shown = stretch == turn
         # A sensor with the same lines may turn more coarsely.
         shown &= rng.random(count) < rng.choice([1.0, 1.0, 0.6])
     elif draw < bounds[1]:

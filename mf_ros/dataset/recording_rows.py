@@ -20,6 +20,7 @@ from mf_ros.core.types import ByteArray, DoubleArray, LidarSweep
 from mf_ros.dataset.keyframes import KeyframeOptions, Keyframes, View, perceptual_hash
 from mf_ros.dataset.quality import CalibrationProbe, Tally, too_few
 from mf_ros.dataset.row import Row
+from mf_ros.dataset.stores import row_bytes
 from mf_ros.engine.assemble import DecodedFrame, FrameAssembler
 from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.engine.inputs import FrameSet
@@ -31,13 +32,13 @@ EXTRACTOR_VERSION = "1"
 """Of what a row holds and which rows are kept: data sets of different versions are not mixed."""
 
 TOO_LARGE = "too_large"
-"""The image or the sweeps are larger than a row may be."""
+"""Image, sweeps and transforms together are larger than a row may be."""
 REPEATED = "repeated"
 """An image of the same stamp is a row already, as when a recording was played in a loop."""
 
-_MAX_IMAGE_BYTES = 50_000_000
-_MAX_POINTS = 2_000_000
-_MARGIN_NS = 1_000_000
+_MAX_ROW_BYTES = 100_000_000
+# Room for the speed of the camera, which is taken from where it was shortly before the image.
+_MARGIN_NS = 50_000_000
 # Nobody's sensor measured before this (2000-01-01): such a stamp counts from when the sensor was switched on.
 _EARLIEST_REAL_NS = 946_684_800 * 10**9
 
@@ -198,13 +199,19 @@ class RecordingRows:
         if not self._fits_together(frame_set, decoded):
             self._tally.failed += 1
             return None
-        encoded, image_format = self._encoded(image.message, decoded.image)
-        if len(encoded) > _MAX_IMAGE_BYTES or sum(map(len, _given(decoded.sweeps))) > _MAX_POINTS:
+        row = self._made(frame_set, decoded, view, phash)
+        if row_bytes(row) > _MAX_ROW_BYTES:
             self._left_out[TOO_LARGE] += 1
             return None
         self._stamps.add(image.stamp_ns)
         self.without_pose += pose is None
-        row = Row(
+        self._keyframes.keep(view, phash)
+        return row
+
+    def _made(self, frame_set: FrameSet, decoded: DecodedFrame, view: View, phash: str) -> Row:
+        image = frame_set.image
+        encoded, image_format = self._encoded(image.message, decoded.image)
+        return Row(
             sample_id=f"{self._origin.bag_id}/{image.stamp_ns}",
             bag_id=self._origin.bag_id,
             robot_id=self._origin.robot_id,
@@ -219,14 +226,12 @@ class RecordingRows:
             sweeps=decoded.sweeps,
             dt_ns=frame_set.dt_ns,
             edges=tuple(self._edges(decoded)),
-            T_world_cam=pose,
+            T_world_cam=view.T_world_cam,
             split=self._split_at(image.received_ns),
             keyframe=self._keyframes.has_moved(view),
             phash=phash,
             extractor_version=EXTRACTOR_VERSION,
         )
-        self._keyframes.keep(view, phash)
-        return row
 
     def _pose(self, camera_frame: str, stamp_ns: int, tree: TransformTree) -> Optional[DoubleArray]:
         fixed = self._options.settings.lidar.fixed_frame
