@@ -17,6 +17,7 @@ from fleet_bags import CAMERA, START_NS, T_BASE_CAMERA, base_pose, drive, extrac
 
 from mf_ros.bags.feed import feed, patient
 from mf_ros.bags.reader import open_recording
+from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config, LidarConfig
 from mf_ros.core.topics import choose_topics
 from mf_ros.dataset.bag_job import Reading
@@ -194,13 +195,10 @@ def test_a_bag_that_is_cut_off_is_used_as_far_as_it_goes(tmp_path: Path) -> None
 
 def test_a_faster_camera_than_lidar_is_no_fault(tmp_path: Path) -> None:
     tight = Config(sync=dataclasses.replace(Config().sync, tolerance_s=0.01))
-    with open_recording(drive(tmp_path / "a.mcap")) as recording:
-        from mf_ros.bags.writer import McapWriter
-
-        with McapWriter(tmp_path / "b.mcap") as writer:
-            for number, message in enumerate(recording.messages()):
-                if message.topic != "/points" or number % 3:
-                    writer.write_raw(message.topic, message.decode(), message.log_ns, msgtype=message.msgtype)
+    with open_recording(drive(tmp_path / "a.mcap")) as recording, McapWriter(tmp_path / "b.mcap") as writer:
+        for number, message in enumerate(recording.messages()):
+            if message.topic != "/points" or number % 3:
+                writer.write_raw(message.topic, message.decode(), message.log_ns, msgtype=message.msgtype)
     record = extracted([tmp_path / "b.mcap"], tmp_path / "set", config=tight).records[0]
     assert record.status == "done" and record.dropped["no_lidar"] > 0
 
@@ -218,3 +216,20 @@ def test_grey_images_take_one_channel(tmp_path: Path) -> None:
     row = rows_of(tmp_path / "set")[0]
     stored = cv2.imdecode(np.frombuffer(row.image, np.uint8), cv2.IMREAD_UNCHANGED)
     assert stored.ndim == 2 and np.array_equal(row.decoded().image, np.repeat(stored[..., None], 3, axis=2))
+
+
+def test_what_is_too_large_for_a_row_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mf_ros.dataset.recording_rows._MAX_ROW_BYTES", 5_000)
+    record = extracted([drive(tmp_path / "a.mcap")], tmp_path / "set").records[0]
+    assert record.status == "rejected" and record.rows == 0 and record.dropped == {"too_large": 20}
+
+
+def test_a_recording_that_was_played_twice_gives_each_row_once(tmp_path: Path) -> None:
+    with open_recording(drive(tmp_path / "a.mcap")) as recording, McapWriter(tmp_path / "b.mcap") as writer:
+        for again_ns in (0, 10 * 10**9):
+            for message in recording.messages():
+                log_ns = message.log_ns + again_ns
+                writer.write_raw(message.topic, message.decode(), log_ns, msgtype=message.msgtype)
+    record = extracted([tmp_path / "b.mcap"], tmp_path / "set").records[0]
+    stamps = [row.stamp_ns for row in rows_of(tmp_path / "set")]
+    assert len(set(stamps)) == len(stamps) == record.rows >= 10 and record.dropped["repeated"] > 0

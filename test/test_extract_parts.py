@@ -157,9 +157,10 @@ def test_a_folder_gives_every_bag_in_it_and_a_rosbag2_folder_is_one(tree: Path) 
     found = [Path(bag.path).relative_to(tree) for bag in find_bags([str(tree)])]
     assert list(map(str, found)) == ["a_9.mcap", "a_10.mcap", "old/b.bag", "split"]
     assert [bag.path for bag in find_bags([str(tree / "split" / "metadata.yaml")])] == [str(tree / "split")]
-    with pytest.raises(BagError, match="holds no"):
-        (tree / "empty").mkdir()
-        find_bags([str(tree / "empty")])
+    (tree / "empty").mkdir()
+    empty = find_bags([str(tree / "empty")])
+    with pytest.raises(BagError, match="is not a bag"):
+        identify(empty[0].path)
 
 
 def test_patterns_and_paths_name_each_bag_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

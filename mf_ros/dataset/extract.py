@@ -28,7 +28,6 @@ from mf_ros.dataset.schema import FORMAT
 from mf_ros.dataset.sources import BagSource, identify
 from mf_ros.dataset.splits import Group, SplitChoice, SplitKind, choose_split, describe_split, described_split
 from mf_ros.dataset.stores import Store, first_line, open_store
-from mf_ros.errors import MfRosError
 from mf_ros.interrupt import StopOnSignal
 
 _DECISIVE = ("sync", "lidar", "projection", "output")
@@ -115,7 +114,8 @@ def _identified(bags: Sequence[BagSource]) -> _Known:
     def identified(bag: BagSource) -> Union[Tuple[str, int], str]:
         try:
             return identify(bag.path)
-        except (MfRosError, OSError, ValueError) as error:
+        except Exception as error:
+            # Clients of remote storage raise what they like, and one recording must not stop the others.
             return first_line(error)
 
     with ThreadPoolExecutor(_READERS) as readers:

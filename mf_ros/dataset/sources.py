@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from mf_ros.bags.source import BagPath
 from mf_ros.core.documents import bounded_text
 from mf_ros.dataset.row import DatasetError
 from mf_ros.errors import BagError, require_package
+
+_log = logging.getLogger(__name__)
 
 _DEEPEST = 8
 _LARGEST_LIST = 64_000_000
@@ -44,7 +47,7 @@ def find_bags(
     """The recordings behind paths, patterns and folders, each once, in natural order within a folder or pattern.
 
     A folder with a ``metadata.yaml`` is one recording; any other gives every recording in it and in the folders below.
-    What does not exist stays in the answer, so that it is reported without stopping the others.
+    What is not there or cannot be looked at stays in the answer, so that it is reported without stopping the others.
 
     Args:
         given: paths, patterns with ``*``, ``?`` or ``[``, and URLs.
@@ -54,7 +57,6 @@ def find_bags(
 
     Raises:
         DatasetError: the list cannot be read, or nothing was named.
-        BagError: a folder cannot be looked into, or holds no recording.
     """
     entries = [(each, "", "") for each in given]
     if listed is not None:
@@ -108,21 +110,26 @@ def _lines(path: Path) -> Iterator[Tuple[str, str, str]]:
 
 
 def _expanded(text: str) -> Iterator[BagPath]:
-    """The recordings behind one path, pattern or URL; what does not exist as it is."""
+    """The recordings behind one path, pattern or URL; one that has none as it is."""
     path = as_path(text)
     try:
-        if glob.has_magic(text) and not path.exists():
-            matches = _remote_matches(text) if _REMOTE.match(text) else _local_matches(path)
-            if not matches:
-                yield path
-            for match in sorted(matches, key=natural_order):
-                yield from _expanded(match)
-        elif path.is_dir():
-            yield from _in_folder(path)
-        else:
-            yield path.parent if path.name == METADATA_NAME else path
-    except OSError as error:
-        raise BagError(f"{path} cannot be looked at: {error.strerror or error}.") from error
+        found = list(_matched(text, path))
+    except Exception as error:
+        # Clients of remote storage raise what they like; reading the path will say what is wrong.
+        _log.debug("%s: %s", text, error)
+        found = []
+    yield from found or [path]
+
+
+def _matched(text: str, path: BagPath) -> Iterator[BagPath]:
+    if glob.has_magic(text) and not path.exists():
+        matches = _remote_matches(text) if _REMOTE.match(text) else _local_matches(path)
+        for match in sorted(matches, key=natural_order):
+            yield from _expanded(match)
+    elif path.is_dir():
+        yield from _below(path, _DEEPEST)
+    else:
+        yield path.parent if path.name == METADATA_NAME else path
 
 
 def _local_matches(pattern: Path) -> List[str]:
@@ -133,13 +140,6 @@ def _remote_matches(pattern: str) -> List[str]:
     core = require_package("fsspec.core", extra="remote")
     system, inside = core.url_to_fs(pattern)
     return [system.unstrip_protocol(match) for match in system.glob(inside)]
-
-
-def _in_folder(folder: BagPath) -> Iterator[BagPath]:
-    found = list(_below(folder, _DEEPEST))
-    if not found:
-        raise BagError(f"{folder} holds no .mcap, .db3 or .bag file and no rosbag2 folder: check the path.")
-    yield from found
 
 
 def _below(folder: BagPath, deepest: int) -> Iterator[BagPath]:

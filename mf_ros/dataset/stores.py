@@ -89,8 +89,11 @@ def batches(rows: Iterator[Row]) -> Batches:
 
 
 def row_bytes(row: Row) -> int:
-    """About how many bytes a row takes: its image, and 22 bytes for each point."""
-    return len(row.image) + sum(22 * len(sweep) for sweep in row.sweeps if sweep is not None)
+    """About how many bytes a row takes: its image, 22 for each point, 64 for each pose, and its texts."""
+    points = sum(len(sweep) for sweep in row.sweeps if sweep is not None)
+    poses = sum(1 + len(edge.poses) for edge in row.edges)
+    texts = [row.image_format, row.camera_frame, *(name for edge in row.edges for name in (edge.parent, edge.child))]
+    return len(row.image) + 22 * points + 64 * poses + sum(map(len, texts))
 
 
 class LanceStore:
@@ -103,7 +106,10 @@ class LanceStore:
     def create(self, description: Dict[str, Any]) -> None:
         lance = _lance()
         with _writing(self.path):
-            if not Path(self._table).exists():
+            if Path(self._table).exists():
+                if lance.dataset(self._table).count_rows():
+                    raise DatasetError(f"{self.path} has rows and no {DESCRIPTION}: name another folder with --out.")
+            else:
                 lance.write_dataset(SCHEMA.empty_table(), self._table, schema=SCHEMA, mode="create")
             # What makes it a data set comes last.
             write_whole(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
@@ -244,7 +250,7 @@ def _writing(path: Path) -> Iterator[None]:
 def first_line(error: Union[BaseException, str]) -> str:
     """The first line of what a library says, of bounded length."""
     lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return lines[0][:1000]
 
 
 def _lance() -> Any:
