@@ -15,6 +15,7 @@ FEW_ROWS = 200
 FEW_RETURNS = 200
 
 _NEARLY_ALL = 0.9
+_SOME = 0.5
 _MOVES_M_S = 0.3
 _SMALL_COVER = 0.2
 _MANY = 0.25
@@ -38,6 +39,7 @@ def findings_of(tables: Tables, measurement: Measurement, manifest: Optional[Man
         _of_robots(found, tables)
         _of_sensors(found, tables)
         _of_pictures(found, measurement.rows)
+        _of_motion(found, tables, measurement.rows)
     measured = len(measurement.rows) + len(measurement.problems)
     if measurement.problems:
         first = measurement.problems[0][1]
@@ -94,7 +96,7 @@ def _of_robots(found: _Findings, tables: Tables) -> None:
     without = {
         _name(robot.name): f"{100 * robot.extent.odometry:.0f}% have it"
         for robot in tables.robots
-        if robot.extent.odometry < 0.5
+        if robot.extent.odometry < _SOME
     }
     if without:
         text = (
@@ -109,7 +111,7 @@ def _of_sensors(found: _Findings, tables: Tables) -> None:
     timeless = {
         f"{_name(lidar.frame)} on robot {_name(lidar.robot)}": f"{speed[lidar.robot]:.1f} m/s"
         for lidar in tables.lidars
-        if lidar.has_time < 0.5 and speed.get(lidar.robot, 0.0) > _MOVES_M_S
+        if lidar.has_time < _SOME and speed.get(lidar.robot, 0.0) > _MOVES_M_S
     }
     if timeless:
         text = (
@@ -155,9 +157,16 @@ def _of_pictures(found: _Findings, rows: Sequence[Measured]) -> None:
         found.add("warning", text, advice)
     _of_light(found, groups, "too dark: more than half of each is nearly black", lambda row: row.dark)
     _of_light(found, groups, "too bright: more than half of each is nearly white", lambda row: row.bright)
-    moving = sum(not row.compensated for row in rows)
-    if moving > _MANY * len(rows):
-        text = f"The motion between sweep and image is not compensated in {moving} of {len(rows)} rows looked into."
+
+
+def _of_motion(found: _Findings, tables: Tables, rows: Sequence[Measured]) -> None:
+    # What is said of robots without odometry holds for their rows.
+    able = {robot.name for robot in tables.robots if robot.extent.odometry >= _SOME}
+    rows = [row for row in rows if row.robot_id in able]
+    still = sum(not row.compensated for row in rows)
+    if still > _MANY * len(rows):
+        text = f"The motion between sweep and image is not compensated in {still} of {len(rows)} rows looked into"
+        text += " whose robot has odometry."
         advice = "Record /tf of a world-fixed frame over the whole sweep, and name it in lidar.fixed_frame."
         found.add("note", text, advice)
 
@@ -167,7 +176,7 @@ def _of_light(
 ) -> None:
     many = {}
     for name, group in groups.items():
-        count = sum(part(row) > 0.5 for row in group)
+        count = sum(part(row) > _SOME for row in group)
         if count > _MANY * len(group):
             many[_name(name)] = f"{count} of {len(group)}"
     if many:

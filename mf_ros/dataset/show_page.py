@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Sequence, Tuple
 
+import numpy as np
+
 from mf_ros import __version__
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.pages import page_template
@@ -105,6 +107,7 @@ def render_overview(overview: Overview) -> str:
         histograms=histograms_of(overview),
         legend=depth_legend(),
         thumbnails=_thumbnails(measurement.rows, measurement.pictures),
+        aspect=_aspect(measurement.pictures),
         problems=measurement.problems,
         manifest=manifest,
         manifest_line="" if manifest is None else manifest_line(manifest),
@@ -176,6 +179,12 @@ def _thumbnails(rows: Sequence[Measured], pictures: Sequence[ByteArray]) -> List
         )
         for row, uri in zip(rows, _encoded(pictures), strict=True)
     ]
+
+
+def _aspect(pictures: Sequence[ByteArray]) -> float:
+    """Width over height of the frame that most pictures fit into."""
+    ratios = [picture.shape[1] / picture.shape[0] for picture in pictures]
+    return float(np.clip(np.median(ratios), 1.0, 4.0)) if ratios else 1.0
 
 
 def _encoded(pictures: Sequence[ByteArray]) -> List[str]:
