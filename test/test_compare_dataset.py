@@ -30,6 +30,7 @@ from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.frames import chosen_rows, split_frames
 from mf_ros.dataset.row import DatasetError, Row
 from mf_ros.engine.bundle import SHIPPED
+from mf_ros.errors import MissingDependencyError
 from mf_ros.evaluation.compare import Scorer
 from mf_ros.evaluation.protocol import robot_cases
 
@@ -216,6 +217,21 @@ def test_a_copy_of_the_same_weights_is_the_same_network(run: Run, walls: Path, t
 def test_without_any_network_there_is_nothing_to_compare(run: Run, tuned: Path, walls: Path) -> None:
     outcome = run("evaluate", "--compare", "nano", tuned, walls, *LINES, "--engine", "classical")
     assert outcome.code == 2 and "no network runs here" in outcome.err
+
+
+def test_the_gate_needs_the_procedural_scenes_and_the_tables_do_not(
+    run: Run, networks: Any, tuned: Path, walls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks(1.1, 1.2)
+
+    def no_torch(module: str, *, extra: str) -> None:
+        raise MissingDependencyError(f"The Python package '{module}' is not installed: run pip install '[{extra}]'.")
+
+    monkeypatch.setattr(command, "require_package", no_torch)
+    without = compared(run, tuned, walls, "--canary", 3)
+    assert without.code == 0 and "The procedural scenes are left out: The Python package 'torch'" in without.err
+    gated = compared(run, tuned, walls, "--canary", 3, "--gate")
+    assert gated.code == 3 and "'torch' is not installed" in gated.err
 
 
 @pytest.fixture

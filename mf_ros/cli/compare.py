@@ -74,6 +74,9 @@ class Comparing:
         dataset = Dataset(self.dataset)
         recordings = chosen_rows(dataset, self.split, self.max_frames)
         places = {TUNED: network_at(self.tuned), BASE: network_at(self.base)}
+        run = places[TUNED].run
+        if run is not None:
+            make_output_folder(run)
         networks = {role: network_of(place) for role, place in places.items()}
         check_different(places[TUNED], places[BASE])
         engines = {role: network_engine(self.config.engine, place) for role, place in places.items()}
@@ -93,7 +96,7 @@ class Comparing:
         document = comparison_document(
             networks[TUNED], networks[BASE], about, _held_out_text(held_out), results, canary, verdict
         )
-        for folder in (self.out, places[TUNED].run):
+        for folder in (self.out, run):
             if folder is not None:
                 write_whole(folder / COMPARISON, json.dumps(document, indent=1) + "\n")
         if self.out is not None:

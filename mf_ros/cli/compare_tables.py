@@ -63,8 +63,7 @@ def _metric(result: Mapping[str, Any], ranges: Mapping[str, Any]) -> List[str]:
         mark = "*" if columns["mae"]["value"] == best else " "
         cells = "".join(f"{cell(column, columns[column]['value']):>10}" for column in _SCORES[1:])
         lines.append(f"{mark} {name:<{_NAME}}{with_interval(columns['mae']):>{_WIDE}}{cells}")
-    shown = ", ".join(f"{name} {changed(change[column])}" for column, name in NAMES.items())
-    lines += [f"  {'tuned - base':<{_NAME}}{shown}", ""]
+    lines += [_changes(change), ""]
     heads = [f"{low:g}-{high:g} m" for low, high in (ranges[name] for name in RANGE_NAMES)]
     lines.append(f"  {'MAE [m] by depth':<{_NAME}}" + "".join(f"{head:>12}" for head in heads))
     for name in (TUNED, BASE):
@@ -83,7 +82,12 @@ def _relative(title: str, result: Mapping[str, Any]) -> List[str]:
     lines = [f"{title}, {count_text(result['frames'], 'frame')}", f"  {'':<{_NAME}}{TITLES['absrel']:>{_WIDE}}"]
     for name, columns in result["methods"].items():
         lines.append(f"  {name:<{_NAME}}{with_interval(columns['absrel'], 4):>{_WIDE}}")
-    return [*lines, f"  {'tuned - base':<{_NAME}}AbsRel {changed(result['change']['absrel'])}", ""]
+    return [*lines, _changes(result["change"]), ""]
+
+
+def _changes(change: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{name} {changed(change[column])}" for column, name in NAMES.items() if column in change)
+    return f"  {'tuned - base':<{_NAME}}{shown}"
 
 
 def _ends(estimate: Numbers) -> str:

@@ -130,7 +130,7 @@ def change_rows(document: Mapping[str, Any]) -> List[Tuple[str, Numbers]]:
         for column in known if result["input"] == DEPLOYED else known[:1]:
             rows.append((f"{title}, {NAMES[column]}", result["change"][column]))
     for result in (document["canary"] or {}).get("inputs", ()):
-        rows.append(("procedural scenes, AbsRel", result["change"]["absrel"]))
+        rows += [(f"procedural scenes, {NAMES[column]}", result["change"][column]) for column in ("absrel", "mae")]
     return rows
 
 
