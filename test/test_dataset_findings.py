@@ -169,6 +169,14 @@ def test_the_last_line_of_each_recording_counts_and_odd_lines_are_bounded(tmp_pa
     assert (manifest.unreadable, manifest.cut) == (3, False)
 
 
+def test_the_manifest_of_a_parquet_file_lies_beside_it(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set.parquet", some_rows())
+    assert read_manifest(path) is None
+    (tmp_path / "set.parquet.manifest.jsonl").write_text('{"bag": "/a.mcap", "bag_id": "a", "status": "done"}\n')
+    manifest = look_into(Dataset(path)).manifest
+    assert manifest is not None and [each.status for each in manifest.recordings] == ["done"]
+
+
 def test_a_manifest_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(show_manifest, "_LARGEST", 1000)
     lines = [json.dumps({"bag": f"/{k}", "status": "done"}) for k in range(1000)]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from mf_ros.dataset.row import DatasetError
-
-MANIFEST = "manifest.jsonl"
+from mf_ros.dataset.stores import MANIFEST
 
 _LONGEST_LINE = 1_000_000
 _LARGEST = 256_000_000
@@ -74,12 +73,12 @@ class Manifest:
 
 
 def read_manifest(dataset: Path) -> Optional[Manifest]:
-    """The manifest in a data set's folder; None where there is none.
+    """The manifest in a data set's folder, or beside its Parquet file; None where there is none.
 
     Raises:
         DatasetError: it cannot be read.
     """
-    path = dataset / MANIFEST
+    path = dataset / MANIFEST if dataset.is_dir() else dataset.with_name(f"{dataset.name}.{MANIFEST}")
     if not path.is_file():
         return None
     found: Dict[str, Recording] = {}

@@ -29,6 +29,7 @@ from mf_ros.dataset.show_text import (
     headline,
     manifest_line,
     measured_facts,
+    number,
     percent,
     shown,
     tables_text,
@@ -157,7 +158,7 @@ def _tiles(overview: Overview) -> List[Tuple[str, str, str]]:
         ("Robots", f"{tables.counts['robots']}", ", ".join(shown(robot.name) for robot in tables.robots[:4])),
         (
             "Driven",
-            f"{total.minutes:.1f} min",
+            f"{number(total.minutes, 1 if total.minutes >= 1 else 2)} min",
             f"{total.metres:.0f} m where there is odometry, in {percent(total.odometry)} of the rows",
         ),
     ]

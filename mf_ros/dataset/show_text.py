@@ -63,7 +63,7 @@ def _splits(overview: Overview) -> TableText:
 def _extent(extent: Extent) -> Tuple[str, ...]:
     return (
         str(extent.recordings),
-        f"{extent.minutes:.1f}",
+        number(extent.minutes, 1 if extent.minutes >= 1 else 2),
         f"{extent.metres:.0f}",
         percent(extent.odometry),
     )
@@ -244,7 +244,7 @@ def manifest_line(manifest: Manifest) -> str:
     for each in manifest.recordings:
         counts[each.status] = counts.get(each.status, 0) + 1
     told = ", ".join(f"{count} {status[:_WIDEST] or 'unknown'}" for status, count in list(counts.items())[:10])
-    return f"{len(manifest.recordings)} recordings: {told or 'none'}"
+    return _singular(f"{len(manifest.recordings)} recordings") + f": {told or 'none'}"
 
 
 def dropped_line(manifest: Manifest) -> str:
