@@ -22,6 +22,7 @@ from mf_ros.core.config import Config
 from mf_ros.core.pixels import network_image
 from mf_ros.core.settings import config_from_mapping
 from mf_ros.core.topics import choose_topics
+from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import DatasetError
 from mf_ros.engine.backend import StepInput, StepOutput
 from mf_ros.engine.bundle import load_bundle
@@ -99,11 +100,12 @@ def test_training_gives_the_network_bit_for_bit_what_the_robot_gives_it(
     report = extracted([bag], tmp_path / "set", config=settings)
     assert report.records[0].status == "done"
     robot = given_on_the_robot(bag, settings, 700_000)
-    source = RecordedSource(*_all_rows(tmp_path / "set"), settings, {})
+    dataset = Dataset(tmp_path / "set")
+    source = RecordedSource(dataset, range(len(dataset)), settings, {})
     assert len(source) >= 4
     for index in range(len(source)):
         sample = given_in_training(source, index, monkeypatch)
-        wanted = robot[source.stamp_ns(index)]
+        wanted = robot[dataset.row(index).stamp_ns]
         batch = collate([sample])
         assert np.array_equal(network_image(batch["image"].float()).numpy(), wanted.image)
         for part in ("depth", "level", "prior"):
@@ -118,25 +120,19 @@ def test_large_pictures_are_learned_on_the_grid_on_which_the_robot_completes_the
     extracted([bag], tmp_path / "set")
     monkeypatch.setattr(training_samples, "MAX_PIXELS", 5000)
     robot = given_on_the_robot(bag, Config(), 5000)
-    source = RecordedSource(*_all_rows(tmp_path / "set"), Config(), {})
+    dataset = Dataset(tmp_path / "set")
+    source = RecordedSource(dataset, range(len(dataset)), Config(), {})
     scene = source.get(0)
     monkeypatch.setattr(training_samples, "with_shown", lambda returns, rng, camera, config: returns)
     sample = make_sample(scene, np.random.default_rng(0), (48, 80), AS_ON_THE_ROBOT)
     mirrored = bool(np.random.default_rng(0).random() < 0.5)
     assert not mirrored
-    wanted = robot[source.stamp_ns(0)]
+    wanted = robot[dataset.row(0).stamp_ns]
     batch = collate([sample])
     assert wanted.level.shape == batch["level"].shape == (1, 1, 48, 80)
     assert np.array_equal(network_image(batch["image"].float()).numpy(), wanted.image)
     for part in ("depth", "level", "prior"):
         assert np.array_equal(batch[part].numpy(), getattr(wanted, part)), part
-
-
-def _all_rows(path: Path) -> tuple:
-    from mf_ros.dataset.dataset import Dataset
-
-    dataset = Dataset(path)
-    return dataset, tuple(range(len(dataset)))
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +152,9 @@ def test_held_out_rows_are_spread_evenly_over_the_split(dataset: Path) -> None:
     config = DatasetSourceConfig(path=str(dataset))
     everything = open_split(config, "train")
     some = open_split(config, "train", 3)
-    stamps = [some.stamp_ns(index) for index in range(3)]
-    assert len(some) == 3
-    assert stamps[0] == everything.stamp_ns(0) and stamps[-1] == everything.stamp_ns(len(everything) - 1)
+    assert len(some) == 3 < len(everything)
+    for place, wanted in ((0, 0), (2, len(everything) - 1)):
+        assert np.array_equal(some.get(place).image, everything.get(wanted).image)
 
 
 def test_a_corrected_calibration_moves_the_returns_without_a_new_extraction(dataset: Path, tmp_path: Path) -> None:

@@ -43,10 +43,6 @@ class RecordedSource:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def stamp_ns(self, index: int) -> int:
-        """The image's stamp of row ``index`` of the chosen ones, ns."""
-        return int(self._dataset.light.column("stamp_ns")[self._rows[index]].as_py())
-
     def get(self, index: int) -> Scene:
         """Row ``index`` of the chosen ones as the robot would see it, image and returns in the published geometry.
 

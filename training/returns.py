@@ -26,8 +26,8 @@ class SampleConfig:
     lines: float = 0.55
     """Share of samples that are shown some scan lines, or where the sensor has none a stretch of the sweep."""
     strides: Tuple[int, ...] = (1, 2, 2, 4, 4, 8, 8, 16)
-    """Of these one is drawn: every so-manieth line is shown, or such a part of the sweep, as by a shorter exposure. With
-    them the returns shown can be made as few as those of another sensor than the one that recorded."""
+    """Of these one is drawn: every so-manieth line is shown, or such a part of the sweep, as by a shorter exposure. So
+    the returns shown can be made as few as those of another sensor than the one that recorded."""
     points: float = 0.22
     """Share that is shown random returns."""
     block: float = 0.15

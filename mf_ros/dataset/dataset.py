@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
@@ -13,7 +15,7 @@ from mf_ros.core.config import Config
 from mf_ros.core.documents import bounded_text
 from mf_ros.core.settings import config_from_mapping
 from mf_ros.dataset.row import SPLITS, DatasetError, Row
-from mf_ros.dataset.schema import FORMAT, LIGHT, SCHEMA, row_of
+from mf_ros.dataset.schema import FORMAT, SCHEMA, row_of
 from mf_ros.errors import ConfigError, require_package
 
 pa = require_package("pyarrow", extra="fleet")
@@ -88,11 +90,6 @@ class Dataset:
     def _table(self) -> Table:
         return _open(self.path)
 
-    @cached_property
-    def light(self) -> Any:
-        """Everything but images and points, of all rows in the order of the table, as an Arrow table."""
-        return self._table.columns(LIGHT)
-
     def columns(self, names: Sequence[str]) -> Any:
         """Some columns of all rows in the order of the table, as an Arrow table that is not kept."""
         return self._table.columns(names)
@@ -106,9 +103,9 @@ class Dataset:
         """
         if split not in SPLITS:
             raise DatasetError(f"There is no split '{split}': it is one of {', '.join(SPLITS)}.")
-        columns = {name: self.light.column(name).to_pylist() for name in ("split", "bag_id", "stamp_ns")}
-        chosen = [place for place, name in enumerate(columns["split"]) if name == split]
-        return tuple(sorted(chosen, key=lambda i: (columns["bag_id"][i], columns["stamp_ns"][i])))
+        table = self.columns(("split", "bag_id", "stamp_ns"))
+        splits, bags, stamps = (column.to_pylist() for column in table.columns)
+        return tuple(sorted((i for i, name in enumerate(splits) if name == split), key=lambda i: (bags[i], stamps[i])))
 
     def row(self, index: int) -> Row:
         """The row at a place in the table.
@@ -219,7 +216,7 @@ class _ParquetTable:
             raise DatasetError(f"{path} cannot be opened as a Parquet file: {_first_line(error)}") from error
         self.names: List[str] = self._file.schema_arrow.names
         counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        self._ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+        self._ends = list(accumulate(counts))
         self._group = lru_cache(maxsize=2)(lambda group: _read(lambda: self._file.read_row_group(group)))
 
     def __len__(self) -> int:
@@ -229,8 +226,8 @@ class _ParquetTable:
         return _read(lambda: self._file.read(columns=list(names)))
 
     def take(self, index: int) -> Any:
-        group = next((i for i, end in enumerate(self._ends) if index < end), None)
-        if group is None or index < 0:
+        group = bisect_right(self._ends, index)
+        if not 0 <= index < len(self):
             raise DatasetError(f"There is no row {index}: the data set has {len(self)}.")
         first = self._ends[group - 1] if group else 0
         return self._group(group).slice(index - first, 1)
@@ -249,6 +246,6 @@ def _first_line(error: BaseException) -> str:
 
 def light_rows(dataset: Dataset, names: Sequence[str], split: Optional[str] = None) -> List[Dict[str, Any]]:
     """These small columns as one mapping a row, of one split in its order, or of all rows in that of the table."""
-    table = dataset.light.select(list(names))
+    table = dataset.columns(names)
     places = range(len(dataset)) if split is None else dataset.indices(split)
     return [{name: table.column(name)[place].as_py() for name in names} for place in places]

@@ -79,7 +79,7 @@ def chosen_rows(dataset: Dataset, split: str, max_frames: int) -> Dict[str, List
     Raises:
         DatasetError: there are none; says which there are.
     """
-    bags: Sequence[str] = dataset.light.column("bag_id").to_pylist()
+    bags: Sequence[str] = dataset.columns(["bag_id"]).column(0).to_pylist()
     found = {bag: list(each) for bag, each in groupby(dataset.indices(split), key=lambda place: bags[place])}
     if not found:
         raise DatasetError(
@@ -95,7 +95,7 @@ def _spread(places: List[int], most: int) -> List[int]:
 
 
 def _counts(dataset: Dataset) -> str:
-    counts: Counter[str] = Counter(dataset.light.column("split").to_pylist())
+    counts: Counter[str] = Counter(dataset.columns(["split"]).column(0).to_pylist())
     named: List[Tuple[str, str]] = [(name, name) for name in SPLITS] + [(NO_SPLIT, "without a split")]
     return ", ".join(f"{counts[key]} {text}" for key, text in named if counts[key]) or "no row at all"
 

@@ -87,9 +87,6 @@ SCHEMA = pa.schema(
 ``T_cam_lidar`` is the pose at the image's stamp, for people and for statistics, null where it is not known; a LiDAR
 without a sweep has a null ``frame_id``."""
 
-LIGHT = tuple(name for name in SCHEMA.names if name not in ("jpg", "points", "time_s", "ring", "intensity"))
-"""The columns that are small: everything but images and points."""
-
 
 def to_table(rows: Sequence[Row]) -> Any:
     """Rows as an Arrow table of ``SCHEMA``."""
