@@ -206,11 +206,11 @@ def _windows(patch: Patch, colour: FloatArray, u: AnyArray, v: AnyArray, front: 
     band = stripe(v, 2.05, 2.5, fp) * on * (luck > 0.55) * pulse(u, pitch, 0.06 * pitch, 0.94 * pitch, fp)
     hue = patch.detail[:, 3][:, None] * 6.28 + np.array([0.0, 2.1, 4.2], np.float32)
     colour = _mix(colour, np.asarray(0.2 + 0.17 * np.cos(hue), np.float32), band)
-    pane = np.asarray(glass * (1 - bars), np.float32)
+    pane = glass * (1 - bars)
     # Warm rooms behind some of the windows, brighter below their ceiling lamps and dimmed by curtains.
     lit = np.where(shop, cell > 0.35, cell > 0.72) * (0.35 + 0.65 * np.clip(height, 0, 1)) * np.where(curtain, 0.6, 1.0)
     hue = np.array([1.0, 0.62, 0.27], np.float32) + luck[:, None] * np.array([0.0, 0.18, 0.3], np.float32)
-    return Look(colour, pane * np.float32(0.9), np.asarray((0.75 * lit * pane)[:, None] * hue, np.float32))
+    return Look(colour, np.asarray(pane * 0.9, np.float32), np.asarray((0.75 * lit * pane)[:, None] * hue, np.float32))
 
 
 def _roof(patch: Patch) -> Look:
@@ -360,7 +360,7 @@ def look_of(scene: Scene, noise: NoiseTile, solid: IntArray, p: FloatArray, n: F
     colour, gloss, shine = np.empty_like(p), np.empty(len(p), np.float32), np.zeros_like(p)
     kinds = scene.material[solid]
     frame = scene.frame[solid]
-    c, s = np.cos(scene.frame[:, 2])[solid], np.sin(scene.frame[:, 2])[solid]
+    c, s = np.cos(frame[:, 2]), np.sin(frame[:, 2])
     x, y = p[:, 0] - frame[:, 0], p[:, 1] - frame[:, 1]
     local = np.stack([c * x + s * y, c * y - s * x, p[:, 2]], axis=1)
     ln = np.stack([c * n[:, 0] + s * n[:, 1], c * n[:, 1] - s * n[:, 0], n[:, 2]], axis=1)
