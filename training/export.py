@@ -12,7 +12,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -40,8 +40,10 @@ from mf_ros.engine.onnx_backend import OnnxBackend
 from mf_ros.engine.selftest import self_test
 from mf_ros.engine.torch_backend import TorchBackend
 from mf_ros.errors import ModelError, require_package
+from mf_ros.evaluation.compare_document import file_sha256
 from mf_ros.model import ModalityForcing, ModelConfig
 from mf_training.calibration import calibrate
+from mf_training.card import comparison_of, comparison_summary, model_card, origin_of
 from mf_training.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -121,8 +123,9 @@ def export_run(
         opset=opset,
         metrics=metrics,
         licence=licence,
-        training=training_of(state),
+        training={**training_of(state), **origin_of(state)},
         calibration=calibration,
+        run=folder.parent,
     )
 
 
@@ -147,7 +150,7 @@ def find_checkpoint(source: Path) -> Tuple[Path, Mapping[str, Any]]:
 def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     """What a checkpoint's state says of its training, without the paths of the machine it ran on."""
     config, tally = state["config"], state.get("tally") or {}
-    names = ("seed", "batch", "accumulate", "precision", "ema", "optimiser", "schedule", "samples", "losses")
+    names = ("seed", "batch", "accumulate", "precision", "ema", "optimiser", "schedule", "lora", "samples", "losses")
     return {
         "steps": state.get("step"),
         **{name: tally[name] for name in ("samples", "flops", "seconds") if name in tally},
@@ -171,6 +174,7 @@ def export_network(
     licence: str = LICENCE,
     training: Optional[Mapping[str, Any]] = None,
     calibration: Optional[Calibration] = None,
+    run: Optional[Path] = None,
 ) -> Exported:
     """Export a network; ``out`` appears when everything in it is written and checked.
 
@@ -182,6 +186,7 @@ def export_network(
         licence: SPDX identifier of the weights' licence.
         training: how it was trained, kept in config.json.
         calibration: corrections measured after training.
+        run: folder of the run it is of; a comparison of these weights that lies there goes into the model card.
 
     Raises:
         ModelError: the graph does not compute what torch does, weights do not fit half precision, or ``out`` holds
@@ -198,12 +203,16 @@ def export_network(
     try:
         round_to_half(network)
         save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, part / WEIGHTS)
+        kept = dict(training or {})
+        comparison = None if run is None else comparison_of(run, file_sha256(part / WEIGHTS))
+        if comparison is not None:
+            kept["comparison"] = comparison_summary(comparison)
         description = {
             "format": FORMAT,
             "model": network.config.to_mapping(),
             "processing": dataclasses.asdict(processing_of(network)),
             "calibration": dataclasses.asdict(calibration or Calibration()),
-            "training": dict(training or {}),
+            "training": kept,
             "licence": licence,
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -214,7 +223,7 @@ def export_network(
         difference = compare(graph, in_torch)
         self_test(bundle, graph)
         parameters = sum(each.numel() for each in network.parameters())
-        card = model_card(out.name, bundle, parameters, opset, metrics or {}, training or {})
+        card = model_card(out.name, bundle, parameters, opset, metrics or {}, kept, comparison)
         (part / CARD).write_text(card, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -293,57 +302,3 @@ def compare(graph: OnnxBackend, in_torch: TorchBackend) -> float:
             "this version of torch exports it wrongly; try the one in constraints.txt."
         )
     return worst
-
-
-def model_card(
-    name: str,
-    bundle: Bundle,
-    parameters: int,
-    opset: int,
-    metrics: Mapping[str, Any],
-    training: Mapping[str, Any],
-) -> str:
-    """Text of the model's README.
-
-    Args:
-        name: of the model.
-        bundle: its description.
-        parameters: number of weights.
-        opset: of the graph.
-        metrics: title to rows of a table, or name to value.
-        training: as kept in config.json.
-    """
-    sizes = ", ".join(f"{key} {value}" for key, value in bundle.model.items())
-    lines = [
-        f"# {name}",
-        "",
-        "Dense metric depth from one image and the returns of a LiDAR: one transformer over image and depth, with a",
-        "noise level per depth pixel (Modality Forcing, arXiv 2606.13676, with LiDAR as partial depth).",
-        "",
-        f"- {parameters / 1e6:.1f} million parameters; {sizes}",
-        f"- weights in half precision, computed in single; ONNX opset {opset}; licence {bundle.licence}",
-        "- input: RGB image, sparse depth on its grid without hidden returns",
-        "- output: depth in metres, and the scale of its error",
-        "- loaded by `engine.model` of mf_ros; `mf-ros doctor` runs its self-test",
-        *_training_lines(training),
-    ]
-    for title, rows in metrics.items():
-        lines += ["", f"## {title}", ""]
-        lines += _table(rows) if isinstance(rows, list) else [f"{rows}"]
-    return "\n".join(lines) + "\n"
-
-
-def _training_lines(training: Mapping[str, Any]) -> List[str]:
-    said = [f"{training['steps']} steps"] if training.get("steps") else []
-    said += [f"{training['samples']} samples"] if training.get("samples") else []
-    said += [f"{training['flops'] / 1e15:.2f} PFLOP"] if training.get("flops") else []
-    return [f"- trained for {', '.join(said)}; every setting is in config.json"] if said else []
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> List[str]:
-    columns = list(rows[0]) if rows else []
-    shown = [
-        [f"{row.get(c, ''):.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
-        for row in rows
-    ]
-    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *shown)]
