@@ -102,6 +102,25 @@ def test_without_scan_lines_whole_cells_of_directions_are_held_out() -> None:
     assert len(deployed.truth) == int((~shown).sum())
 
 
+def test_for_a_thinner_sensor_fewer_lines_are_shown_and_every_even_one_is_held_out() -> None:
+    frame = wall_frame()
+    assert frame.points is not None and frame.points.ring is not None
+    deployed = robot_cases(frame, 8)[0]
+    assert deployed.input == "deployed"
+    assert set(frame.points.ring[deployed.shown.index] % 8) == {1}
+    assert len(deployed.truth) == len(frame.points) // 2
+
+
+def test_for_a_shorter_exposure_the_beginning_of_the_sweep_is_shown_and_its_second_half_held_out() -> None:
+    frame = wall_frame(with_rings=False)
+    assert frame.points is not None
+    count = len(frame.points)
+    cases = {case.input: case for case in robot_cases(frame, 8)}
+    for name, stride in (("deployed", 8), ("half", 2), ("quarter", 4)):
+        assert cases[name].shown.index.max() < count / stride <= cases[name].shown.index.max() + 1
+        assert len(cases[name].truth) == count - count // 2
+
+
 def test_a_frame_without_returns_has_no_case() -> None:
     behind = wall_frame(wall_m=-8.0)
     assert robot_cases(behind) == []

@@ -47,6 +47,7 @@ class Comparing:
         own_settings: use all of ``config`` instead of the data set's settings.
         split: of the data set.
         max_frames: of each recording.
+        stride: how many times fewer lines, or how many times less of a sweep, the robots have than was recorded.
         canary: number of procedural scenes; 0 leaves them out.
         gate: a failed condition is a finding.
         out: folder of the report, or None.
@@ -61,6 +62,7 @@ class Comparing:
     own_settings: bool
     split: str
     max_frames: int
+    stride: int
     canary: int
     gate: bool
     out: Optional[Path]
@@ -94,7 +96,7 @@ class Comparing:
             "recordings": len(recordings),
         }
         document = comparison_document(
-            networks[TUNED], networks[BASE], about, _held_out_text(held_out), results, canary, verdict
+            networks[TUNED], networks[BASE], about, _held_out_text(held_out, self.stride), results, canary, verdict
         )
         for folder in (self.out, run):
             if folder is not None:
@@ -120,7 +122,7 @@ class Comparing:
         settings = self.config if self.own_settings else dataset.description.settings
         scorer = Scorer(engines, settings.projection, beside=[ClassicalEngine()], baselines=SIMPLE, hook=extremes.offer)
         for frame in self._frames(dataset, settings, advance):
-            if scorer.add(frame, robot_cases(frame)):
+            if scorer.add(frame, robot_cases(frame, self.stride)):
                 held_out.append(has_lines(frame))
             else:
                 _log.warning("%s/%s is not scored: no LiDAR return in the image.", frame.source, frame.name)
@@ -161,10 +163,13 @@ class Comparing:
         return scorer.results("scenes")
 
 
-def _held_out_text(with_lines: List[bool]) -> str:
+def _held_out_text(with_lines: List[bool], stride: int) -> str:
     """What the ``deployed`` input holds out, in words."""
     lines = f"every {LINE_HELD_OUT}th scan line"
     cells = f"a random quarter of the directions, in cells of {CELL_DEG:g} degrees"
+    if stride > 1:
+        lines = f"every even scan line, and one of {stride} is shown"
+        cells = f"the second half of the sweep, and its first 1/{stride} is shown"
     if all(with_lines):
         return lines
     if not any(with_lines):
@@ -178,7 +183,7 @@ def comparing(base: str, tuned: str, dataset: Path, config: Config, own_settings
     Raises:
         ConfigError: they do not go together.
     """
-    for name, least in (("canary", 0), ("max_frames", 1)):
+    for name, least in (("canary", 0), ("max_frames", 1), ("stride", 1)):
         if options[name] < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {options[name]}: it takes {least} or more.")
     plain = dataclasses.replace(config, engine=Config().engine)

@@ -31,7 +31,7 @@ from mf_ros.evaluation.run import Prediction, evaluate
 
 _log = logging.getLogger(__name__)
 
-_WITH_COMPARE = ("gate", "out", "split", "canary", "calibration")
+_WITH_COMPARE = ("gate", "out", "split", "stride", "canary", "calibration")
 _WITHOUT_COMPARE = (
     *("lines", "points", "outliers", "grey_image", "model", "save_pictures"),
     *("image_topic", "camera_info_topic", "points_topic", "start", "duration", "ros_distro"),
@@ -95,6 +95,9 @@ class Evaluate(BagOptions):
     """With --compare: folder for report.html and comparison.json."""
     split: Word = None
     """With --compare: the part of the data set, test by default."""
+    stride: int = 1
+    """With --compare: show one of so many scan lines, or such a part of each sweep, where the robots' sensor is thinner
+    than the one that recorded."""
     canary: Annotated[int, tyro.conf.arg(metavar="SCENES")] = 24
     """With --compare: number of procedural scenes; 0 leaves them out."""
     calibration: File = None
@@ -146,6 +149,7 @@ class Evaluate(BagOptions):
             self.config is not None,
             split=self.split or "test",
             max_frames=self.max_frames,
+            stride=self.stride,
             canary=self.canary,
             gate=self.gate,
             out=self.out,

@@ -10,8 +10,8 @@ Numbers = Mapping[str, Optional[float]]
 """``value``, ``low`` and ``high`` of an estimate."""
 
 INPUTS = {
-    DEPLOYED: "nearly all returns shown",
-    HALF: "half of the scan lines or returns shown, judged on the other half",
+    DEPLOYED: "as much shown as the robot has",
+    HALF: "half of the scan lines or of the sweep shown, judged on the other half",
     QUARTER: "a quarter of them shown, judged on the same half",
 }
 """What each input shows."""

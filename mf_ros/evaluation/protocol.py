@@ -9,13 +9,13 @@ A robot's own frames, on which networks are compared: nearly everything is shown
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.projection import ProjectedReturns, project_points
-from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray
+from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, DoubleArray, FloatArray
 from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.visibility import visible_to_camera
 
@@ -131,14 +131,20 @@ def has_lines(frame: EvaluationFrame) -> bool:
     return frame.points is not None and frame.points.ring is not None and frame.n_rings >= LINE_HELD_OUT
 
 
-def robot_cases(frame: EvaluationFrame) -> List[Case]:
+def robot_cases(frame: EvaluationFrame, stride: int = 1) -> List[Case]:
     """What networks are shown and judged on when they are compared on a robot's own frames.
 
     ``deployed`` shows nearly all returns, as the robot does: every 4th scan line is held out, or, of sensors without
     lines, a random quarter of the cells of 1.5 degrees into which the directions from the camera fall, the same in
-    every frame; single random returns would have shown ones right beside them. ``half`` and ``quarter`` show these
-    parts of the scan lines or returns, as ``cases`` does, and are judged on the other half. ``none`` shows no return
-    and is judged on all of them.
+    every frame; single random returns would have shown ones right beside them. For a robot whose own sensor measures
+    less than the one that recorded, it shows one of ``stride`` lines, or such a part of the sweep. ``half`` and
+    ``quarter`` show one of two and of four. These thinned inputs are odd lines and judged on the even ones; without
+    lines they are the beginning of the sweep, as with a shorter exposure, and judged on its second half. ``none`` shows
+    no return and is judged on all of them.
+
+    Args:
+        frame: the frame.
+        stride: how many times fewer lines, or how many times less of a sweep, the robot has; 1 for the same sensor.
 
     Returns:
         The cases that the frame has truth for; without LiDAR returns in the image there is none.
@@ -148,18 +154,44 @@ def robot_cases(frame: EvaluationFrame) -> List[Case]:
         return []
     seen = _Seen.of(frame, points)
     everything = np.ones(len(seen.returns), np.bool_)
-    lines = has_lines(frame)
-    if lines and points.ring is not None:
+    thinner = {HALF: 2, QUARTER: 4}
+    found: List[Case] = []
+    if stride == 1:
+        found.append(seen.case(DEPLOYED, *_nearly_all(frame, points, seen)))
+    else:
+        thinner = {DEPLOYED: stride, **thinner}
+    found += [*_of_another_sensor(frame, points, seen, thinner), seen.case(NO_RETURNS, ~everything, everything)]
+    return [case for case in found if case.visible.any() and (len(case.shown) or case.input == NO_RETURNS)]
+
+
+def _nearly_all(frame: EvaluationFrame, points: CameraPoints, seen: _Seen) -> Tuple[BoolArray, BoolArray]:
+    """Which returns the robot's own sensor is shown with, and which are held out."""
+    if has_lines(frame) and points.ring is not None:
         held_out: BoolArray = points.ring[seen.returns.index] % LINE_HELD_OUT == _FIRST_HELD_OUT
     else:
         held_out = _cells_held_out(points.points[seen.returns.index])
-    counts = (frame.n_rings // 2, frame.n_rings // 4) if lines else (2, 1)
-    found = [
-        seen.case(DEPLOYED, ~held_out, held_out),
-        *_thinned(frame, points, seen, counts, (HALF, QUARTER)),
-        seen.case(NO_RETURNS, ~everything, everything),
-    ]
-    return [case for case in found if case.visible.any() and (len(case.shown) or case.input == NO_RETURNS)]
+    return ~held_out, held_out
+
+
+def _of_another_sensor(
+    frame: EvaluationFrame, points: CameraPoints, seen: _Seen, strides: Mapping[str, int]
+) -> Iterator[Case]:
+    if has_lines(frame):
+        lines = [max(frame.n_rings // stride, 1) for stride in strides.values()]
+        yield from _thinned(frame, points, seen, lines, list(strides))
+        return
+    measured = _part_of_sweep(points)[seen.returns.index]
+    for name, stride in strides.items():
+        yield seen.case(name, measured < 1 / stride, measured >= 0.5)
+
+
+def _part_of_sweep(points: CameraPoints) -> DoubleArray:
+    """(N,) when each point was measured within the sweep of its sensor, in [0, 1); points come in that order."""
+    part = np.zeros(len(points))
+    for sensor in np.unique(points.sensor):
+        own = np.flatnonzero(points.sensor == sensor)
+        part[own] = np.arange(len(own)) / len(own)
+    return part
 
 
 def _cells_held_out(xyz: FloatArray) -> BoolArray:
