@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Tuple
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
-EngineName = Literal["auto", "onnx", "torch", "classical"]
+EngineName = Literal["auto", "onnx", "torch", "classical", "transformers", "marigold"]
+OutputKind = Literal["depth", "disparity", "log_depth", "metric"]
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,23 @@ class EngineConfig:
 
     name: EngineName = "auto"
     """auto runs the network with onnxruntime, else with torch, else, with a warning, classical, which needs no weights;
-    onnx and torch run the network or say why they cannot."""
+    onnx and torch run the network or say why they cannot; transformers and marigold run published depth models."""
     model: str = "nano"
-    """The network: nano, which is shipped, or the folder that mf-ros export wrote."""
-    steps: int = 1
-    """Denoising steps per image; 1 is fastest and has no randomness."""
+    """The network: nano, which is shipped, or the folder that mf-ros export wrote; a published model's hub id or folder."""
+    steps: int = 0
+    """Denoising steps per image; 0 takes the model's own number, which is 1, without randomness, for nano."""
     threads: int = 0
     """CPU threads of the network; 0 lets the library choose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto takes an NVIDIA GPU when the library can use it."""
     self_test: bool = True
     """Compare the network at start-up with a stored result, so that a wrong one never makes depth."""
+    output: Literal["auto", OutputKind] = "auto"
+    """What a published model puts out: depth, disparity, log_depth or metric; auto goes by the model's description."""
+    local_correction: bool = True
+    """Correct a published model's depth smoothly toward the returns, beyond one scale and shift for the image."""
+    accept_noncommercial: bool = False
+    """Run published weights whose licence forbids commercial use, which is then up to you to keep."""
 
 
 @dataclass(frozen=True)

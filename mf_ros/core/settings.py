@@ -39,7 +39,7 @@ _LIMITS: Mapping[str, Tuple[float, float]] = {
     "cloud.voxel_m": (0.0, 10.0),
     "output.min_confidence": (0.0, 1.0),
     "output.scale": (0.05, 4.0),
-    "engine.steps": (1, 16),
+    "engine.steps": (0, 100),
     "engine.threads": (0, 256),
     "node.report_period_s": (0.5, 600.0),
 }

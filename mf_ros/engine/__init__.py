@@ -29,6 +29,8 @@ def make_engine(config: EngineConfig) -> DepthEngine:
         return ClassicalEngine()
     if config.name not in ENGINES:
         raise ConfigError(f"engine.name is {config.name!r}: allowed is one of {', '.join(map(repr, ENGINES))}.")
-    from mf_ros.engine.choose import best_engine, network_engine
+    from mf_ros.engine.choose import PUBLISHED, best_engine, network_engine, published_engine
 
+    if config.name in PUBLISHED:
+        return published_engine(config)
     return best_engine(config) if config.name == "auto" else network_engine(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import Dict, List, Tuple, Type
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple, Type
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine.backend import Backend
@@ -14,11 +14,37 @@ from mf_ros.errors import MfRosError, MissingDependencyError, ModelError, requir
 
 _log = logging.getLogger(__name__)
 
-# Package, the extra that brings it, our module, its class; in the order in which auto tries them. The modules are
-# imported when they are used, because each needs a package that not everyone has.
-BACKENDS: Dict[str, Tuple[str, str, str, str]] = {
-    "onnx": ("onnxruntime", "onnx", "mf_ros.engine.onnx_backend", "OnnxBackend"),
-    "torch": ("torch", "torch", "mf_ros.engine.torch_backend", "TorchBackend"),
+
+class _Source(NamedTuple):
+    """Code that is imported when it is used, because it needs packages that not everyone has.
+
+    Attributes:
+        packages: what it needs.
+        extra: brings them.
+        module: ours.
+        attribute: what to take from it.
+    """
+
+    packages: Tuple[str, ...]
+    extra: str
+    module: str
+    attribute: str
+
+
+# Classes of libraries that run networks of mf-ros export, in the order in which auto tries them.
+BACKENDS: Dict[str, _Source] = {
+    "onnx": _Source(("onnxruntime",), "onnx", "mf_ros.engine.onnx_backend", "OnnxBackend"),
+    "torch": _Source(("torch",), "torch", "mf_ros.engine.torch_backend", "TorchBackend"),
+}
+
+# Functions that make an engine of a published model, given the settings.
+PUBLISHED: Dict[str, _Source] = {
+    "transformers": _Source(
+        ("torch", "transformers"), "monocular", "mf_ros.engine.torch_transformers", "transformers_engine"
+    ),
+    "marigold": _Source(
+        ("torch", "transformers", "diffusers"), "diffusion", "mf_ros.engine.torch_marigold", "marigold_engine"
+    ),
 }
 
 
@@ -34,6 +60,17 @@ def network_engine(config: EngineConfig) -> DepthEngine:
         ModelError: the network cannot be loaded, or fails its self-test.
     """
     return _engine(load_bundle(config.model), config, config.name)
+
+
+def published_engine(config: EngineConfig) -> DepthEngine:
+    """The published depth model that ``config.model`` names, as an engine.
+
+    Raises:
+        MissingDependencyError: a package that it needs is not installed.
+        ModelError: the model is not on this machine, cannot be loaded, or its licence was not accepted.
+    """
+    make: Callable[[EngineConfig], DepthEngine] = _loaded(PUBLISHED[config.name])
+    return make(config)
 
 
 def best_engine(config: EngineConfig) -> DepthEngine:
@@ -72,19 +109,24 @@ def _engine(bundle: Bundle, config: EngineConfig, name: str) -> DepthEngine:
     tested = "not run"
     if config.self_test:
         tested = f"passed, depth differs by up to {self_test(bundle, backend):.1e} of itself"
-    return NetworkEngine(bundle, backend, steps=config.steps, tested=tested)
+    return NetworkEngine(bundle, backend, steps=config.steps or 1, tested=tested)
 
 
 def _backend(bundle: Bundle, config: EngineConfig, name: str) -> Backend:
-    package, extra, module, kind = BACKENDS[name]
+    made: Type[Backend] = _loaded(BACKENDS[name])
+    return made(bundle, config)  # type: ignore[call-arg]
+
+
+def _loaded(source: _Source) -> Any:
+    package = source.packages[0]
     try:
-        require_package(package, extra=extra)
-        made: Type[Backend] = getattr(importlib.import_module(module), kind)
+        for package in source.packages:
+            require_package(package, extra=source.extra)
+        return getattr(importlib.import_module(source.module), source.attribute)
     except (ImportError, OSError) as error:
         raise _BrokenPackageError(
             f"The Python package '{package}' cannot be loaded ({' '.join(str(error).split())}): run mf-ros doctor."
         ) from error
-    return made(bundle, config)  # type: ignore[call-arg]
 
 
 def _classical(reasons: List[str]) -> DepthEngine:

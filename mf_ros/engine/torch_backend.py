@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple
 
@@ -12,6 +11,7 @@ import torch
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine.backend import StepInput, StepOutput, failure_text
 from mf_ros.engine.bundle import WEIGHTS, Bundle
+from mf_ros.engine.torch_device import torch_device
 from mf_ros.errors import ConfigError, ModelError, require_package
 from mf_ros.model import ModalityForcing, ModelConfig
 
@@ -32,31 +32,14 @@ class TorchBackend:
     """
 
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise ModelError(
-                "engine.device is cuda, but torch sees no GPU it can use: check the driver with mf-ros doctor, "
-                "or set engine.device to auto."
-            )
-        on_gpu = config.device != "cpu" and torch.cuda.is_available()
-        self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._kind = torch.float32
-        if on_gpu:
-            self._kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        network = load_network(bundle).eval().requires_grad_(False)
-        try:
-            # The overload for memory formats is missing from torch's own types.
-            self._network = network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        except RuntimeError as error:
-            raise ModelError(
-                f"torch cannot bring the network to {self._device}: {failure_text(error)}; "
-                "free memory there, or set engine.device to cpu."
-            ) from error
+        self._where = torch_device(config)
+        network = self._where.bring(load_network(bundle).eval().requires_grad_(False))
+        # The overload for memory formats is missing from torch's own types.
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def tolerance(self) -> float:
-        return _TOLERANCE[self._kind]
+        return _TOLERANCE[self._where.dtype]
 
     def step(self, inputs: StepInput) -> StepOutput:
         """One denoising step.
@@ -64,21 +47,19 @@ class TorchBackend:
         Raises:
             ModelError: torch failed, for example for lack of memory.
         """
-        half = self._kind != torch.float32
+        device = self._where.device
         try:
-            tensors = [torch.from_numpy(np.ascontiguousarray(each)).to(self._device) for each in inputs]
-            with torch.inference_mode(), torch.autocast("cuda", self._kind) if half else contextlib.nullcontext():
+            tensors = [torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in inputs]
+            with torch.inference_mode(), self._where.autocast():
                 result = self._network(*tensors)
             depth, log_scale = (each.float().cpu().numpy() for each in (result.depth, result.log_scale))
         except RuntimeError as error:
-            raise ModelError(f"The network failed in torch on {self._device}: {failure_text(error)}") from error
+            raise ModelError(f"The network failed in torch on {device}: {failure_text(error)}") from error
         return StepOutput(depth, log_scale)
 
     def describe(self) -> Dict[str, str]:
         """Library, device and precision."""
-        name = torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu"
-        precision = str(self._kind).rpartition(".")[2]
-        return {"library": f"torch {torch.__version__}", "device": name, "precision": precision}
+        return self._where.describe()
 
 
 def load_network(bundle: Bundle) -> ModalityForcing:
