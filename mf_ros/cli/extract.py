@@ -161,7 +161,7 @@ def as_text(report: ExtractReport, out: Path) -> List[str]:
     )
     shares = ", ".join(f"{count} {name or 'in gaps'}" for name, count in report.rows.items() if name or count)
     gaps = sorted(record.gap_s for record in made if record.gap_s)
-    apart = f" with gaps of {gaps[0]:.3g} to {gaps[-1]:.3g} s" if gaps else ""
+    apart = f" with gaps of {' to '.join(dict.fromkeys(f'{gap:.2g}' for gap in (gaps[0], gaps[-1])))} s" if gaps else ""
     lines.append(f"{out}: {sum(report.rows.values())} rows ({shares}), split by {report.split}{apart}")
     empty = [name for name, count in report.rows.items() if name and not count]
     if empty and sum(report.rows.values()):

@@ -31,12 +31,10 @@ class BagSource:
 
     Attributes:
         path: absolute path or URL of the file, or of the rosbag2 folder.
-        name: the path as it was given, for messages to people.
         robot_id, site: where it comes from.
     """
 
     path: str
-    name: str
     robot_id: str
     site: str
 
@@ -68,7 +66,7 @@ def find_bags(
         for path in _expanded(text):
             absolute = str(path.absolute()) if isinstance(path, Path) else str(path)
             owner = robot or robot_id or path.absolute().parent.name or "robot"
-            source = BagSource(absolute, str(path), owner[:_LONGEST_NAME], (place or site)[:_LONGEST_NAME])
+            source = BagSource(absolute, owner[:_LONGEST_NAME], (place or site)[:_LONGEST_NAME])
             found.setdefault(absolute, source)
     return tuple(found.values())
 
