@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from simulated_drives import SMALL, depth_errors, still, tree_of, world_of
 
 from mf_ros.bags import open_recording
+from mf_ros.cli.main import main
 from mf_ros.core.deskew import deskew
-from mf_ros.core.messages import camera_from_info, decode_cloud, decode_depth_image, decode_image
+from mf_ros.core.messages import camera_from_info, decode_cloud, decode_depth_image, decode_image, transform_of
 from mf_ros.errors import ConfigError
 from mf_ros.simulate import simulate
 from mf_ros.simulate.atmosphere import DAY, DUSK, lit_scene
@@ -78,19 +80,13 @@ def test_a_tilt_pitches_the_lidar_down_on_its_mount():
     np.testing.assert_allclose(forward, [np.cos(np.deg2rad(20)), 0, -np.sin(np.deg2rad(20))], atol=1e-12)
 
 
-def test_the_robots_see_from_different_heights_and_through_different_lenses(tmp_path: Path):
-    seen = {}
-    for name in ("rover", "shuttle", "mast"):
-        path = tmp_path / f"{name}.mcap"
-        simulate(path, seconds=0.1, robot=name, compressed=True, ground_truth=False, speed=0.0, light="dusk", **SMALL)  # type: ignore[arg-type]
-        with open_recording(path) as recording:
-            mounts = next(iter(recording.messages(["/tf_static"]))).decode().transforms
-            info = next(iter(recording.messages(["/camera/camera_info"]))).decode()
-        height = {mount.child_frame_id: mount.transform.translation.z for mount in mounts}
-        seen[name] = (height["camera_link"], height["lidar_link"], camera_from_info(info, (160, 90)).K[0, 0])
-    camera, lidar, focal = np.array([seen[name] for name in ("rover", "shuttle", "mast")]).T
-    assert camera[0] < 0.7 and camera[2] > 2.5
-    assert all((np.diff(values) > 0).all() for values in (camera, lidar, focal))
+def test_the_robots_see_from_different_heights_and_through_different_lenses():
+    robots = [robot_named(name) for name in ("rover", "shuttle", "mast")]
+    camera = [robot.T_base_camera[2, 3] for robot in robots]
+    lidar = [robot.T_base_lidar[2, 3] for robot in robots]
+    assert camera[0] < 0.7 < 1.2 < camera[1] < 1.7 < 2.5 < camera[2]
+    assert all(below < above for below, above in zip(camera, lidar, strict=True))
+    assert [robot.hfov_deg for robot in robots] == [100.0, 80.0, 70.0]
 
 
 @pytest.mark.parametrize("wrong", [{"robot": "boat"}, {"light": "night"}, {"lidar": "sonar"}, {"tilt_deg": 120.0}])
@@ -219,3 +215,19 @@ def test_the_same_fleet_gives_the_same_bytes(dusky: Path, tmp_path: Path):
     again = tmp_path / "again" / "rover.mcap"
     simulate(again, seed=4, seconds=0.6, rate_hz=5.0, robot="rover", tilt_deg=5.0, compressed=True, **FLEET)  # type: ignore[arg-type]
     assert again.read_bytes() == dusky.read_bytes()
+
+
+def test_the_command_passes_body_lidar_tilt_light_and_lens_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "mast.mcap"
+    sensors = ["--robot", "mast", "--lidar", "livox", "--points", "500", "--tilt", "12", "--light", "dusk"]
+    lens = ["--distortion-model", "equidistant", "--hfov-deg", "150", "--width", "160", "--height", "90"]
+    assert main(["simulate", "--out", str(path), "--seconds", "0.1", *sensors, *lens, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 1
+    with open_recording(path) as recording:
+        mounts = next(iter(recording.messages(["/tf_static"]))).decode().transforms
+        info = next(iter(recording.messages(["/camera/camera_info"]))).decode()
+        (cloud,) = [message.decode() for message in recording.messages(["/points"])]
+    lidar = next(transform_of(mount).T_parent_child for mount in mounts if mount.child_frame_id == "lidar_link")
+    np.testing.assert_allclose(lidar, robot_named("mast").tilted(12.0).T_base_lidar, atol=1e-9)
+    assert camera_from_info(info, (160, 90)).K[0, 0] == pytest.approx(80 / np.deg2rad(75))
+    assert 250 < cloud.width <= 500

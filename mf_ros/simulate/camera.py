@@ -113,7 +113,7 @@ class Camera:
         colour[sky] = self._lighting.sky(directions[sky])
         at = np.flatnonzero(hits.solid >= 0)
         if not len(at):
-            return colour
+            return np.asarray(colour)
         d, t = directions[at], hits.t[at]
         p = pose[:3, 3].astype(np.float32) + t[:, None] * d
         met = Hits(t, hits.solid[at])
