@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
 
@@ -22,44 +22,30 @@ pytest.importorskip("rosbags")
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from training_toys import build, loss_that_breaks, loss_without_noise, open_broken, recipe, settings
+from training_toys import (
+    assert_close,
+    assert_same,
+    build,
+    fresh_accelerator,  # noqa: F401
+    in_processes,
+    last,
+    loss_that_breaks,
+    loss_without_noise,
+    open_broken,
+    recipe,
+    settings,
+)
 
 from mf_ros.cli.main import main
 from mf_ros.errors import ConfigError
-from mf_training.checkpoints import Checkpoint, CheckpointError, latest_checkpoint
+from mf_training.checkpoints import CheckpointError, latest_checkpoint
 from mf_training.data import DataError, shape_of
 from mf_training.loop import Status, TrainingError
 from mf_training.run import train
 
 TOYS = Path(__file__).with_name("training_toys.py")
 SEED_OF_TWO_SHAPES = 0
-KINDS = ("model", "ema", "optimiser")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps one precision per Python process; every test here stands for a process of its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def last(out: Path) -> Checkpoint:
-    checkpoint = latest_checkpoint(out)
-    assert checkpoint is not None
-    return checkpoint
-
-
-def assert_same(one: Path, other: Path) -> None:
-    """Weights, averages, optimiser states and results of the last checkpoints, bit for bit."""
-    first, second = last(one), last(other)
-    for kind in KINDS:
-        ours, theirs = first.tensors(kind), second.tensors(kind)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), kind
-    ours, theirs = ({k: v for k, v in each.state["tally"].items() if k != "seconds"} for each in (first, second))
-    assert ours == theirs
 
 
 def stop_at(step: int, number: signal.Signals) -> Callable[[Status], None]:
@@ -123,10 +109,8 @@ def test_counting_operations_leaves_gathered_gradients_alone(tmp_path: Path) -> 
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    def command(out: str) -> List[str]:
-        return [sys.executable, str(TOYS), str(tmp_path / out), "120", "2"]
-
-    process = subprocess.Popen(command("killed"))
+    run = {"out": str(tmp_path / "killed"), "steps": 120, "optimiser__name": "adamw"}
+    process = subprocess.Popen([sys.executable, str(TOYS), json.dumps([run])])
     try:
         deadline = time.monotonic() + 60
         while latest_checkpoint(tmp_path / "killed") is None and time.monotonic() < deadline:
@@ -186,7 +170,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path: Path
         train(config, recipe(loss_of=loss_that_breaks))
     step = int(str(caught.value).split()[2])
     assert last(tmp_path).step == step - 1 > 0
-    assert all(value.isfinite().all() for kind in KINDS for value in last(tmp_path).tensors(kind).values())
+    assert all(value.isfinite().all() for kind in ("model", "ema") for value in last(tmp_path).tensors(kind).values())
     with pytest.raises(TrainingError, match=f"At step {step} the loss is nan"):
         train(config, recipe(loss_of=loss_that_breaks))
 
@@ -263,22 +247,13 @@ def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(TOYS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "two"), "6", "2"], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_processes(2, [{"out": str(tmp_path / "two"), "steps": 6, "optimiser__name": "adamw"}])
     ranks = [load_file(tmp_path / "two" / f"process_{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(ranks[0][key], ranks[1][key]) for key in ranks[0])
     config = settings(tmp_path / "one", steps=6, batch=4, optimiser__name="adamw")
-    one = train(config, recipe(loss_of=loss_without_noise)).tally
-    weights = last(tmp_path / "one").tensors("model")
+    train(config, recipe(loss_of=loss_without_noise))
     # Sums of floats in another order.
-    assert all(torch.allclose(ranks[0][key], weights[key], atol=1e-4) for key in weights)
-    tally = last(tmp_path / "two").state["tally"]
-    assert (tally["samples"], tally["flops"]) == (one.samples, one.flops)
-    assert tally["ratio"] == pytest.approx(one.ratio, rel=1e-3)
+    assert_close(tmp_path / "one", tmp_path / "two", tolerance=1e-4)
 
 
 @pytest.fixture

@@ -18,17 +18,15 @@ from mf_ros.engine import bundle
 from mf_training import checkpoints
 from mf_training.checkpoints import (
     CheckpointError,
-    halved,
     latest_checkpoint,
     load_into,
-    load_optimisers,
     load_weights,
-    optimiser_tensors,
     prune,
     save_best,
     save_checkpoint,
 )
 from mf_training.config import OptimiserConfig
+from mf_training.optimiser_state import halved, load_optimisers, optimiser_tensors
 from mf_training.schedule import make_optimisers
 
 

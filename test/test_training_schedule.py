@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mf_training.config import OptimiserConfig, ScheduleConfig
-from mf_training.schedule import average_decay, learning_rate_part, make_average, make_optimisers, set_learning_rate
+from mf_training.schedule import Average, average_decay, learning_rate_part, make_optimisers, set_learning_rate
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle"])
@@ -60,13 +60,13 @@ def test_each_group_moves_in_parts_of_its_own_highest_rate() -> None:
 
 def test_the_average_follows_its_definition_with_a_decay_that_grows() -> None:
     net = nn.Linear(1, 1, bias=False)
-    average = make_average(net, decay=0.5)
+    average = Average(net, decay=0.5)
     expected = None
     for count, value in enumerate([1.0, 2.0, 3.0, 7.0, 5.0, 0.0, 4.0, 4.0, 1.0, 9.0]):
         net.weight.data.fill_(value)
-        average.update_parameters(net)
+        average.update()
         decay = min(0.5, (1 + count) / (10 + count))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+        assert average.weights()["weight"].item() == pytest.approx(expected, rel=1e-6)
     assert average_decay(0, 0.999) == 0.1 and average_decay(100_000, 0.999) == 0.999
     assert torch.equal(net.weight, torch.full((1, 1), 9.0)), "the network itself is left alone"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
+import pytest
 import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mf_training.checkpoints import Checkpoint, latest_checkpoint
 from mf_training.config import DataConfig, TrainConfig
 from mf_training.data import Part
 from mf_training.run import Recipe
@@ -157,23 +165,109 @@ def settings(out: Path, **changes: Any) -> TrainConfig:
     return train_config_from_mapping(mapping)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Train in this process, under torchrun too, and save its weights: ``training_toys.py OUT STEPS BATCH``."""
-    from safetensors.torch import save_file
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one precision per Python process; every test here stands for a process of its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
+
+def last(out: Path) -> Checkpoint:
+    """The last checkpoint of a run."""
+    checkpoint = latest_checkpoint(out)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Weights, averages, optimiser states and results of the last checkpoints are equal, bit for bit."""
+    first, second = last(one), last(other)
+    for kind in ("model", "ema", "optimiser"):
+        ours, theirs = first.tensors(kind), second.tensors(kind)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), kind
+    ours, theirs = ({k: v for k, v in each.state["tally"].items() if k != "seconds"} for each in (first, second))
+    assert ours == theirs
+
+
+def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Weights and averages of the last checkpoints, and what was found by evaluation, are equal but for rounding."""
+    first, second = last(one), last(other)
+    for kind in ("model", "ema"):
+        ours, theirs = first.tensors(kind), second.tensors(kind)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.allclose(ours[key], theirs[key], atol=tolerance), (kind, key)
+    tallies = [each.state["tally"] for each in (first, second)]
+    assert tallies[0]["ratio"] == pytest.approx(tallies[1]["ratio"], rel=100 * tolerance)
+    assert [tallies[0][name] for name in ("step", "samples", "flops")] == [
+        tallies[1][name] for name in ("step", "samples", "flops")
+    ]
+
+
+TINY = {"width": 16, "layers": 2, "heads": 2, "stem": [8, 8], "blocks": [0, 0], "propagation": []}
+"""Settings of the project's own network at its smallest."""
+NOISELESS = {"complete": 0.5, "partial": 0, "lidar": 0.25, "image": 0.25, "to_image": 0, "joint": 0}
+"""Shares of the regimes whose loss depends on no random number, so that processes can be compared with batches."""
+
+
+def own_recipe() -> Recipe:
+    """The project's network and losses on the toy's scenes."""
+    from mf_training.run import default_recipe
+
+    return dataclasses.replace(default_recipe(), open_parts=open_planes, make_sample=make_sample)
+
+
+def in_processes(number: int, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Train one after the other in several processes, as torchrun starts them; see ``main``."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number), "--standalone"]
+    done = subprocess.run(
+        [*torchrun, __file__, json.dumps(list(runs))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def begin_after(checkpoint: Path, out: Path) -> None:
+    """Make a run's folder that holds nothing but one checkpoint of another run."""
+    if os.environ.get("RANK", "0") == "0":
+        shutil.copytree(checkpoint, out / checkpoint.name)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def main(argument: str) -> None:
+    """Train in this process, under torchrun too, one run after the other.
+
+    Args:
+        argument: JSON list of settings as ``settings`` takes them, in which ``out`` is the folder, ``own`` true takes
+            the project's network instead of the toy, and ``after`` a checkpoint to go on from.
+    """
     from mf_training.run import train
 
-    out, steps, batch = arguments
-    nets: List[ToyNet] = []
+    # Every training ends its group of processes, and a second one of the same processes would meet the first's traces.
+    end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda *args: None
+    for run in json.loads(argument):
+        out, own = Path(run.pop("out")), run.pop("own", False)
+        if "after" in run:
+            begin_after(Path(run.pop("after")), out)
+        nets: List[nn.Module] = []
+        used = own_recipe() if own else recipe(loss_of=loss_without_noise)
 
-    def kept(model: Mapping[str, Any]) -> ToyNet:
-        nets.append(build(model))
-        return nets[0]
+        def kept(model: Mapping[str, Any], build: Any = used.build, nets: List[nn.Module] = nets) -> nn.Module:
+            nets.append(build(model))
+            return nets[-1]
 
-    config = settings(Path(out), steps=int(steps), batch=int(batch), optimiser__name="adamw")
-    train(config, recipe(build=kept, loss_of=loss_without_noise))
-    save_file(nets[0].state_dict(), Path(out) / f"process_{os.environ.get('RANK', '0')}.safetensors")
+        train(settings(out, **run), dataclasses.replace(used, build=kept))
+        if "sharding" not in run:
+            save_file(nets[0].state_dict(), out / f"process_{os.environ.get('RANK', '0')}.safetensors")
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if torch.distributed.is_initialized():
+        end()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

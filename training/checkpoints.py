@@ -2,10 +2,12 @@
 
 A checkpoint holds ``model``, ``ema`` and ``optimiser`` as safetensors (split where larger than 15 MB) and
 ``state.json``, which also lists the files and their sizes. It is written under another name and renamed when complete.
+Tensors are written and read one by one, so that a network divided over several processes never lies in one memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -13,16 +15,17 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mf_ros.core.documents import bounded_text
 from mf_ros.engine.bundle import shipped_folder, shipped_names
 from mf_ros.errors import MfRosError
+from mf_training.sharding import fill, whole
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ SHARD_BYTES = 15_000_000
 _FORMAT = 1
 _MAX_JSON_BYTES = 10_000_000
 _MAX_WEIGHT_BYTES = 1 << 36
+ADAPTER = ".lora_"
+"""In the name of every tensor of an adapter."""
 _NAME = re.compile(r"step_(\d+)")
 _BEST = re.compile(r"best_(\d+)")
 
@@ -52,38 +57,97 @@ class Checkpoint:
     step: int
     state: Mapping[str, Any]
 
-    def tensors(self, name: str) -> Dict[str, Tensor]:
-        """The tensors saved under ``model``, ``ema`` or ``optimiser``, on the CPU."""
-        return _read_tensors(
+    def tensors(self, name: str) -> StoredTensors:
+        """The tensors saved under ``model``, ``ema`` or ``optimiser``."""
+        return StoredTensors(
             [self.path / file for file in self.state["files"] if file.split(".")[0].split("-")[0] == name]
         )
 
 
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors by name in safetensors files, each read onto the CPU when it is asked for.
+
+    Args:
+        files: where they lie; of a name in two files, the later one counts.
+
+    Raises:
+        CheckpointError: a file cannot be read; asking for a tensor raises it too.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._places: Dict[str, Any] = {}
+        for file in files:
+            try:
+                if file.stat().st_size > _MAX_WEIGHT_BYTES:
+                    raise CheckpointError(f"{file} has more than {_MAX_WEIGHT_BYTES >> 30} GiB.")
+                opened = safe_open(file, framework="pt")
+                self._places.update(dict.fromkeys(opened.keys(), (file, opened)))
+            except (OSError, SafetensorError) as error:
+                raise _unreadable(file, error) from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        file, opened = self._places[name]
+        try:
+            value: Tensor = opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(file, error) from error
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of all names, types, shapes and values; how they lie in files does not matter."""
+        found = hashlib.sha256()
+        for name in sorted(self):
+            value = self[name].contiguous()
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file} is not a readable safetensors file: {error}.")
+
+
 def save_checkpoint(
-    out: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    out: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    writes: bool = True,
 ) -> Path:
     """Write a checkpoint; it appears under its name only when it is complete.
+
+    Where tensors are divided over processes, all of them call this, and one writes.
 
     Args:
         out: the run's folder.
         step: steps done.
         tensors: name (``model``, ``ema``, ``optimiser``) to tensors.
         state: the rest, as plain values.
+        writes: this process writes; the others only hand over their parts of each tensor.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    return _save(out, f"step_{step:08d}", tensors, {**state, "step": step})
+    return _save(out, f"step_{step:08d}", tensors, {**state, "step": step}, writes)
 
 
-def save_best(out: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+def save_best(
+    out: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, writes: bool = True
+) -> Path:
     """Write the averaged weights of the best evaluation as ``best_N`` and remove the one before.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    path = _save(out, f"best_{step:08d}", {"ema": weights}, {**state, "step": step})
-    for other in _folders(out, _BEST):
+    path = _save(out, f"best_{step:08d}", {"ema": weights}, {**state, "step": step}, writes)
+    for other in _folders(out, _BEST) if writes else ():
         if other[1] != path:
             shutil.rmtree(other[1], ignore_errors=True)
     return path
@@ -155,16 +219,32 @@ def load_weights(source: Path, into: nn.Module) -> None:
     Raises:
         CheckpointError: there are no weights, or they belong to another network.
     """
-    load_into(into, _read_tensors(_weight_files(source)), str(source))
+    load_into(into, stored_weights(source), str(source))
 
 
-def load_into(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a network that must have the same names and shapes.
+def stored_weights(source: Path) -> StoredTensors:
+    """The weights that ``load_weights`` takes.
+
+    Raises:
+        CheckpointError: there are none, or only those of adapters.
+    """
+    files = _weight_files(source)
+    weights = StoredTensors(files)
+    if any(ADAPTER in name for name in weights):
+        raise CheckpointError(
+            f"{source} holds adapters (lora.rank), which are no network by themselves: write the network with "
+            f"mf-ros export {source} --out MODEL, and start from MODEL."
+        )
+    return weights
+
+
+def load_into(net: Union[nn.Module, Mapping[str, Tensor]], weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into a network, or into tensors by name, that must have the same names and shapes.
 
     Raises:
         CheckpointError: names the first tensors that differ.
     """
-    wanted = net.state_dict()
+    wanted = net.state_dict() if isinstance(net, nn.Module) else net
     wrong = [f"{key} is missing" for key in wanted if key not in weights]
     wrong += [f"{key} is unknown" for key in weights if key not in wanted]
     wrong += [
@@ -177,63 +257,19 @@ def load_into(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> Non
         raise CheckpointError(
             f"{source} holds the weights of another model: {'; '.join(wrong[:3])}{more}. Choose the model they are of."
         )
-    net.load_state_dict(weights)
+    for key, value in wanted.items():
+        fill(value, weights[key])
 
 
-def optimiser_tensors(
-    optimisers: Mapping[str, torch.optim.Optimizer], names: Mapping[Tensor, str]
-) -> Dict[str, Tensor]:
-    """Every tensor of the optimisers' states as ``OPTIMISER:PARAMETER:ENTRY``.
-
-    Args:
-        optimisers: by name.
-        names: of the parameters.
-    """
-    found: Dict[str, Tensor] = {}
-    for kind, optimiser in optimisers.items():
-        for parameter, entries in optimiser.state.items():
-            for entry, value in entries.items():
-                found[f"{kind}:{names[parameter]}:{entry}"] = torch.as_tensor(value)
-    return found
-
-
-def halved(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The same with all but single numbers in bfloat16."""
-    return {key: value.to(torch.bfloat16) if value.numel() > 1 else value for key, value in tensors.items()}
-
-
-def load_optimisers(
-    optimisers: Mapping[str, torch.optim.Optimizer], names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
-) -> None:
-    """Put saved states back; learning rates and the like stay as they are.
-
-    Raises:
-        CheckpointError: the states are those of other optimisers.
-    """
-    states: Dict[str, Dict[str, Dict[str, Tensor]]] = {}
-    for key, value in tensors.items():
-        kind, name, entry = key.split(":")
-        states.setdefault(kind, {}).setdefault(name, {})[entry] = value
-    for kind, optimiser in optimisers.items():
-        saved = states.pop(kind, {})
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        unknown = set(saved) - {names[parameter] for parameter in parameters}
-        if unknown:
-            raise CheckpointError(
-                f"The checkpoint's {kind} state is of other parameters ({min(unknown)}): "
-                "set the optimiser as it was, or start from the weights alone with init= and another out=."
-            )
-        state = {place: saved[names[p]] for place, p in enumerate(parameters) if names[p] in saved}
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    if states:
-        raise CheckpointError(
-            f"The checkpoint has a state of the optimiser {min(states)}, which this run does not use: "
-            "set optimiser.name as it was, or start from the weights alone with init= and another out=."
-        )
-
-
-def _save(out: Path, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def _save(
+    out: Path, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], writes: bool
+) -> Path:
     part, final = out / f".{name}.part", out / name
+    if not writes:
+        for entries in tensors.values():
+            for _ in _gathered(entries):
+                pass
+        return final
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -266,19 +302,24 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def _gathered(tensors: Mapping[str, Tensor]) -> Iterator[Tuple[str, Tensor]]:
+    """Whole tensors in one order for all processes, who must take part in each."""
+    for key in sorted(tensors):
+        yield key, whole(tensors[key].detach())
+
+
 def _shards(kind: str, tensors: Mapping[str, Tensor]) -> Iterator[Tuple[str, Dict[str, Tensor]]]:
     """File names and their tensors, none above the limit unless one tensor is."""
-    groups: List[Dict[str, Tensor]] = [{}]
-    size = 0
-    for key in sorted(tensors):
-        value = tensors[key].detach().cpu().contiguous()
-        if groups[-1] and size + value.nbytes > SHARD_BYTES:
-            groups.append({})
-            size = 0
-        groups[-1][key] = value
+    group: Dict[str, Tensor] = {}
+    size, number = 0, 1
+    for key, value in _gathered(tensors):
+        value = value.cpu().contiguous()
+        if group and size + value.nbytes > SHARD_BYTES:
+            yield f"{kind}-{number:03d}.safetensors", group
+            group, size, number = {}, 0, number + 1
+        group[key] = value
         size += value.nbytes
-    for number, group in enumerate(groups, 1):
-        yield (f"{kind}.safetensors" if len(groups) == 1 else f"{kind}-{number:03d}.safetensors"), group
+    yield (f"{kind}.safetensors" if number == 1 else f"{kind}-{number:03d}.safetensors"), group
 
 
 def _folders(out: Path, pattern: re.Pattern[str]) -> List[Tuple[int, Path]]:
@@ -327,15 +368,3 @@ def _weight_files(source: Path) -> List[Path]:
         if files:
             return files
     raise CheckpointError(f"{source} holds no weights: expected is model.safetensors, a checkpoint or a run's folder.")
-
-
-def _read_tensors(files: List[Path]) -> Dict[str, Tensor]:
-    found: Dict[str, Tensor] = {}
-    for file in files:
-        try:
-            if file.stat().st_size > _MAX_WEIGHT_BYTES:
-                raise CheckpointError(f"{file} has more than {_MAX_WEIGHT_BYTES >> 30} GiB.")
-            found.update(load_file(file))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} is not a readable safetensors file: {error}.") from error
-    return found

@@ -8,6 +8,7 @@ from typing import Any, Dict, Literal, Mapping, Optional, Tuple, Union
 
 from mf_ros.core.settings import value_of
 from mf_ros.errors import ConfigError
+from mf_training.lora import LoraConfig, validate_lora
 from mf_training.losses import REGIMES, LossConfig
 from mf_training.samples import SampleConfig
 
@@ -131,6 +132,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     seed: int = 0
     """Of the first weights, of the choice of samples and of all noise."""
     steps: int = 20_000
@@ -145,6 +147,9 @@ class TrainConfig:
     """``bf16`` computes in half precision where that is safe; weights stay in full."""
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes the GPU when there is one."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """``fsdp2`` divides weights, gradients and the optimiser's state over the processes that torchrun started, for
+    networks too large for one GPU; all processes then draw the same regime of ``losses`` in each pass."""
     compile: bool = False
     """Compile the network; worth its minutes on a GPU."""
     init: str = ""
@@ -158,6 +163,10 @@ class TrainConfig:
     """Save and stop after this long, so that runs can be chained; 0 does not stop."""
     eval_every: int = 500
     """Steps between evaluations on held-out data."""
+    patience: int = 0
+    """Evaluations without a better held-out error after which training stops; 0 never stops it."""
+    min_gain: float = 0.001
+    """By how much an error must be lower to be better, relative to the last one that was."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
@@ -174,6 +183,8 @@ class TrainConfig:
 FREE_TO_CHANGE = (
     "minutes",
     "eval_every",
+    "patience",
+    "min_gain",
     "save_every",
     "keep",
     "log_every",
@@ -183,6 +194,7 @@ FREE_TO_CHANGE = (
     "out",
     "init",
     "device",
+    "sharding",
     "data.workers",
     "data.scenes.cache",
     "data.scenes.device",
@@ -208,6 +220,7 @@ _AT_LEAST: Dict[str, float] = {
     "batch": 1,
     "accumulate": 1,
     "minutes": 0,
+    "patience": 0,
     "eval_every": 1,
     "save_every": 1,
     "keep": 1,
@@ -232,11 +245,16 @@ def validate(config: TrainConfig) -> None:
                 raise ConfigError(f"{group}.{name} is {value}: it must be at least 0.")
     if config.optimiser.lr <= 0:
         raise ConfigError(f"optimiser.lr is {config.optimiser.lr}: it must be above 0.")
-    averages = {"ema": (config.ema,), "optimiser.momentum": (config.optimiser.momentum,)}
+    averages = {
+        "ema": (config.ema,),
+        "optimiser.momentum": (config.optimiser.momentum,),
+        "min_gain": (config.min_gain,),
+    }
     for name, values in {**averages, "optimiser.betas": config.optimiser.betas}.items():
         for value in values:
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 0 and below 1.")
+    validate_lora(config.lora, config.init)
     _validate_shares(config)
     _validate_data(config)
 
@@ -251,6 +269,8 @@ def _validate_shares(config: TrainConfig) -> None:
     for name in ("outliers", "ghosts", "miscalibrated", "faded"):
         if getattr(config.samples, name) > 1:
             raise ConfigError(f"samples.{name} is {getattr(config.samples, name)}: it is a share, so at most 1.")
+    if not config.samples.strides or min(config.samples.strides) < 1:
+        raise ConfigError(f"samples.strides is {list(config.samples.strides)}: whole numbers from 1 on, at least one.")
     low, high = config.samples.zoom
     if not 0.1 <= low <= high <= 10:
         raise ConfigError(f"samples.zoom is [{low:g}, {high:g}]: two factors from 0.1 to 10, the smaller one first.")

@@ -53,6 +53,7 @@ from mf_training.checkpoints import (
     read_checkpoint,
 )
 from mf_training.graph import OLDEST_OPSET, random_input, write_graph
+from mf_training.lora import load_merged
 from mf_training.settings import train_config_from_mapping
 
 _log = logging.getLogger(__name__)
@@ -93,8 +94,9 @@ def export_run(
     metrics: Optional[Mapping[str, Any]] = None,
     licence: str = LICENCE,
     calibrated: bool = False,
+    base: str = "",
 ) -> Exported:
-    """Export a checkpoint.
+    """Export a checkpoint; adapters are merged into the weights they belong to.
 
     Args:
         source: a run's folder, whose best checkpoint is taken, else its last; or the folder of one checkpoint.
@@ -103,16 +105,20 @@ def export_run(
         metrics: results for the model card, as tables: title to rows, each of column to value.
         licence: SPDX identifier of the weights' licence.
         calibrated: correct the uncertainty by what the run's held-out scenes show.
+        base: where the weights lie that adapters belong to, if no longer where the run found them.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint, or its weights cannot be used.
         DataError: the uncertainty is to be corrected and nothing is held out.
         ModelError: the graph does not compute what torch does, or ``out`` holds something else than a model.
     """
     folder, state = find_checkpoint(source)
     config = ModelConfig.from_mapping(state["config"]["model"])
     network = ModalityForcing(config)
-    load_weights(folder, network)
+    if "base" in state:
+        load_merged(read_checkpoint(folder), train_config_from_mapping(state["config"]).lora, network, base)
+    else:
+        load_weights(folder, network)
     calibration = None
     if calibrated:
         round_to_half(network)

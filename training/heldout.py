@@ -30,7 +30,8 @@ def score(net: nn.Module, batches: Mapping[str, List[Batch]], device: torch.devi
         batches: of each source.
         device: where to compute.
     """
-    with torch.inference_mode():
+    # Not inference mode: what a divided network gathers under it could not be trained with afterwards.
+    with torch.no_grad():
         return {name: _sums(net, each, device) for name, each in batches.items()}
 
 

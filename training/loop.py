@@ -5,7 +5,6 @@ Every random number derives from (seed, step, process), so a run resumed at a st
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -19,19 +18,21 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mf_ros.errors import MfRosError
-from mf_training.checkpoints import halved, optimiser_tensors, prune, save_best, save_checkpoint
+from mf_training.checkpoints import prune, save_best, save_checkpoint
 from mf_training.config import TrainConfig
 from mf_training.data import Batch, TrainingSamples
 from mf_training.heldout import score, scores
-from mf_training.losses import LossConfig
-from mf_training.schedule import learning_rate_part, set_learning_rate
+from mf_training.losses import LossConfig, one_regime
+from mf_training.networks import Network
+from mf_training.optimiser_state import halved, optimiser_tensors
+from mf_training.schedule import Average, learning_rate_part, set_learning_rate
 from mf_training.settings import train_config_to_mapping
+from mf_training.sharding import let_go, summed_once, whole
 
-Reason = Literal["finished", "minutes", "interrupted"]
+Reason = Literal["finished", "plateau", "minutes", "interrupted"]
 Loss = Callable[[nn.Module, Batch, torch.Generator, LossConfig], Tuple[Tensor, Dict[str, Tensor]]]
 
 
@@ -41,7 +42,11 @@ class TrainingError(MfRosError):
 
 @dataclass
 class Tally:
-    """What a run has done so far, over all its parts; saved in every checkpoint."""
+    """What a run has done so far, over all its parts; saved in every checkpoint.
+
+    ``gained_ratio`` is the held-out error that the next must be lower than by ``min_gain``, and ``waited`` how many
+    evaluations in a row were not.
+    """
 
     step: int = 0
     samples: int = 0
@@ -50,6 +55,22 @@ class Tally:
     ratio: Optional[float] = None
     best_ratio: Optional[float] = None
     best_step: int = 0
+    gained_ratio: Optional[float] = None
+    waited: int = 0
+
+    def judge(self, ratio: Optional[float], min_gain: float) -> bool:
+        """Take in the result of an evaluation; True when it is the best so far."""
+        self.ratio = ratio
+        if ratio is None:
+            return False
+        if self.gained_ratio is None or ratio < self.gained_ratio * (1 - min_gain):
+            self.gained_ratio, self.waited = ratio, 0
+        else:
+            self.waited += 1
+        if self.best_ratio is not None and not ratio < self.best_ratio:
+            return False
+        self.best_ratio, self.best_step = ratio, self.step
+        return True
 
 
 @dataclass(frozen=True)
@@ -79,10 +100,9 @@ class Trainer:
     """Everything a running training needs; ``run`` does the steps.
 
     Attributes:
-        net: prepared for this process (distributed, compiled, mixed precision).
-        bare: the same network without any of that.
-        average: of the weights.
-        names: of the parameters.
+        network: what is trained.
+        average: of its weights.
+        names: of its parameters.
         heldout: batches of this process, by source.
         shares: of the sources.
         report: is told the status now and then, on the main process.
@@ -90,9 +110,8 @@ class Trainer:
 
     config: TrainConfig
     accelerator: Accelerator
-    net: nn.Module
-    bare: nn.Module
-    average: AveragedModel
+    network: Network
+    average: Average
     optimisers: Mapping[str, torch.optim.Optimizer]
     names: Mapping[Tensor, str]
     loss_of: Loss
@@ -116,7 +135,7 @@ class Trainer:
         return Path(self.config.out)
 
     def run(self, stopped: Callable[[], bool], deadline: float) -> Reason:
-        """Train until the last step, the deadline (on ``time.monotonic``), or until ``stopped`` says so; then save.
+        """Train until the last step, a plateau, the deadline (on ``time.monotonic``) or a wish to stop; then save.
 
         Raises:
             TrainingError: the loss or the gradient is not a number; nothing is saved then.
@@ -126,6 +145,9 @@ class Trainer:
         config, tally = self.config, self.tally
         reason: Reason = "finished"
         while tally.step < config.steps:
+            if 0 < config.patience <= tally.waited:
+                reason = "plateau"
+                break
             wish = 2 if stopped() else int(time.monotonic() >= deadline)
             if wish := self._agreed(wish):
                 reason = "interrupted" if wish >= 2 else "minutes"
@@ -155,18 +177,21 @@ class Trainer:
             seed = _derived(config.seed, step, rank, micro)
             self.tally.flops += self._flops_of(batch)
             set_seed(seed)
-            last = micro == config.accumulate - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
-                loss, terms = self.loss_of(self.net, batch, self._generator.manual_seed(seed), config.losses)
+            losses = config.losses
+            if config.sharding != "none":
+                # Processes that hold parts of the same weights must have gradients of the same weights.
+                losses = one_regime(losses, _derived(config.seed, step, 0, micro))
+            with summed_once(self.network.net, self.accelerator, last=micro == config.accumulate - 1):
+                loss, terms = self.loss_of(self.network.net, batch, self._generator.manual_seed(seed), losses)
                 self.accelerator.backward(loss)
             loss_sum += loss.detach() / config.accumulate
             self._terms.append({name: value.detach() for name, value in terms.items()})
-        norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), config.optimiser.clip or math.inf)
+        norm = self.accelerator.clip_grad_norm_(self.network.bare.parameters(), config.optimiser.clip or math.inf)
         for optimiser in self.optimisers.values():
             optimiser.step()
             optimiser.zero_grad()
-        self.average.update_parameters(self.bare)
-        self._losses.append(torch.stack([loss_sum, torch.as_tensor(norm, device=loss_sum.device)]))
+        self.average.update()
+        self._losses.append(torch.stack([loss_sum, torch.as_tensor(whole(norm), device=loss_sum.device)]))
         self.tally.step += 1
         self.tally.samples += config.batch * config.accumulate * self.accelerator.num_processes
         self.tally.seconds += time.monotonic() - started
@@ -186,9 +211,11 @@ class Trainer:
         if shape not in self._flops:
             # Compiled networks and some attention kernels hide their operations from the counter. Gradients are
             # thrown away: those of this step may be half gathered.
-            weights = [weight for weight in self.bare.parameters() if weight.requires_grad]
+            outline = self.network.outline
+            weights = [weight for weight in outline.parameters() if weight.requires_grad]
+            moved = {name: value.to(weights[0].device) for name, value in batch.items()}
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-                loss, _ = self.loss_of(self.bare, batch, self._generator.manual_seed(0), self.config.losses)
+                loss, _ = self.loss_of(outline, moved, self._generator.manual_seed(0), self.config.losses)
                 torch.autograd.grad(loss, weights, allow_unused=True)
             self._flops[shape] = float(counter.get_total_flops())
         return self._flops[shape] * self.accelerator.num_processes
@@ -261,39 +288,52 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score the averaged weights on the held-out samples and keep the best."""
         started = time.monotonic()
-        self._evaluated_step = self.tally.step
-        with self.accelerator.autocast():
-            sums = score(self.average.module, self.heldout, self.accelerator.device)
-        sums = self.accelerator.reduce(sums, "sum")
-        found = scores({name: {k: float(v) for k, v in each.items()} for name, each in sums.items()}, self.shares)
-        self._log({f"heldout/{name}": value for name, value in found.items()})
-        tally = self.tally
-        tally.ratio = found.get("ratio")
-        if tally.ratio is not None and (tally.best_ratio is None or tally.ratio < tally.best_ratio):
-            tally.best_ratio, tally.best_step = tally.ratio, tally.step
-            if self.accelerator.is_main_process:
-                save_best(self.out, tally.step, self.average.module.state_dict(), {**self._state(), "scores": found})
-        tally.seconds += time.monotonic() - started
-        self._since += time.monotonic() - started
+        tally, bare = self.tally, self.network.bare
+        self._evaluated_step = tally.step
+        let_go(bare)
+        with self.average.in_place():
+            bare.eval()
+            with self.accelerator.autocast():
+                sums = score(bare, self.heldout, self.accelerator.device)
+            bare.train()
+            let_go(bare)
+            sums = self.accelerator.reduce(sums, "sum")
+            found = scores({name: {k: float(v) for k, v in each.items()} for name, each in sums.items()}, self.shares)
+            self._log({f"heldout/{name}": value for name, value in found.items()})
+            if tally.judge(found.get("ratio"), self.config.min_gain):
+                state = {**self._state(), "scores": found}
+                save_best(self.out, tally.step, self.network.weights(), state, writes=self._writes)
+        self._count_time(started)
 
     def _save(self) -> None:
         started = time.monotonic()
-        if self.accelerator.is_main_process:
-            optimiser = optimiser_tensors(self.optimisers, self.names)
-            tensors = {
-                "model": self.bare.state_dict(),
-                "ema": self.average.module.state_dict(),
-                "optimiser": halved(optimiser) if self.config.state_small else optimiser,
-            }
-            save_checkpoint(self.out, self.tally.step, tensors, self._state())
+        optimiser = optimiser_tensors(self.optimisers, self.names)
+        weights = self.network.weights()
+        tensors = {
+            "model": weights,
+            "ema": {**weights, **self.average.weights()},
+            "optimiser": halved(optimiser) if self.config.state_small else optimiser,
+        }
+        save_checkpoint(self.out, self.tally.step, tensors, self._state(), writes=self._writes)
+        if self._writes:
             prune(self.out, self.config.keep, self.tally.step)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.tally.step
+        self._count_time(started)
+
+    @property
+    def _writes(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def _count_time(self, started: float) -> None:
+        """Count time towards the run's, but not towards the pace of its steps."""
         self.tally.seconds += time.monotonic() - started
         self._since += time.monotonic() - started
 
     def _state(self) -> Dict[str, Any]:
+        base = {} if self.network.base is None else {"base": dict(self.network.base)}
         return {
+            **base,
             "tally": dataclasses.asdict(self.tally),
             "processes": self.accelerator.num_processes,
             "config": train_config_to_mapping(self.config),

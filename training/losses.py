@@ -5,6 +5,7 @@ Only pixels with truth count, so dense truth from rendering and the few pixels t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Dict, Literal, NamedTuple, Tuple
@@ -101,6 +102,12 @@ def drawn_regime(generator: torch.Generator, config: LossConfig) -> Regime:
     """One regime by its share."""
     shares = torch.tensor([getattr(config, name) for name in REGIMES], dtype=torch.float64)
     return REGIMES[int(torch.multinomial(shares, 1, generator=generator))]
+
+
+def one_regime(config: LossConfig, seed: int) -> LossConfig:
+    """The same losses with a single regime, drawn by its share."""
+    regime = drawn_regime(torch.Generator().manual_seed(seed), config)
+    return dataclasses.replace(config, **{name: float(name == regime) for name in REGIMES})
 
 
 def make_inputs(batch: Dict[str, Tensor], regime: Regime, generator: torch.Generator) -> _Inputs:

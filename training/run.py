@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import nn
 
 from mf_ros.errors import ConfigError, require_package
 from mf_ros.interrupt import StopOnSignal
-from mf_training.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    latest_checkpoint,
-    load_into,
-    load_optimisers,
-    load_weights,
-)
+from mf_training.checkpoints import Checkpoint, CheckpointError, latest_checkpoint, load_into
 from mf_training.config import DataConfig, TrainConfig
-from mf_training.data import Collate, Part, SampleMaker, TrainingSamples, heldout_batches, open_parts, training_batches
+from mf_training.data import (
+    Batch,
+    Collate,
+    Part,
+    SampleMaker,
+    TrainingSamples,
+    heldout_batches,
+    open_parts,
+    training_batches,
+)
 from mf_training.loop import Loss, Reason, Status, Tally, Trainer
-from mf_training.schedule import make_average, make_optimisers
+from mf_training.lora import LoraConfig
+from mf_training.networks import make_network
+from mf_training.optimiser_state import load_optimisers
+from mf_training.schedule import Average, make_optimisers
 from mf_training.settings import differences, dump_train_config, first_difference, train_config_to_mapping
+from mf_training.sharding import require_processes
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +69,15 @@ class Summary:
         reason: why it stopped.
         out: folder of its checkpoints.
         tally: steps, samples, seconds and operations in all, and the best evaluation.
+        weights: how many the network has.
+        trained: how many of them are trained.
     """
 
     reason: Reason
     out: str
     tally: Tally
+    weights: int
+    trained: int
 
 
 def default_recipe() -> Recipe:
@@ -85,19 +97,26 @@ def default_recipe() -> Recipe:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The one place where a run's device, precision, processes and tracker come from; seeds everything as well."""
+    """The one place where a run's device, precision, processes and tracker come from; seeds everything as well.
+
+    Raises:
+        ConfigError: the network is to be divided and there is one process only.
+    """
     if config.tracker == "tensorboard":
         require_package("tensorboard", extra="train")
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
         cpu=config.device == "cpu",
-        dynamo_backend="inductor" if config.compile else None,
+        # The blocks of a divided network are compiled one by one.
+        dynamo_backend="inductor" if config.compile and config.sharding == "none" else None,
         log_with=None if config.tracker == "none" else config.tracker,
         project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "logs")),
         # Some regimes leave the image decoder out.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if config.sharding != "none":
+        require_processes(accelerator)
     set_seed(config.seed)
     return accelerator
 
@@ -129,7 +148,9 @@ def train(
         finally:
             trainer.batches.close()  # type: ignore[attr-defined]
             trainer.accelerator.end_training()
-    return Summary(reason, config.out, trainer.tally)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in trainer.network.outline.parameters()]
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    return Summary(reason, config.out, trainer.tally, sum(size for size, _ in sizes), trained)
 
 
 def _mapping(model: Any) -> Mapping[str, Any]:
@@ -154,6 +175,9 @@ def _to_resume(config: TrainConfig) -> Optional[Checkpoint]:
     other = first_difference(saved["model"], _mapping(config.model))
     if other:
         raise CheckpointError(f"{checkpoint.path} is of another model ({other}): name another folder with out=.")
+    other = first_difference(_adapters(saved.get("lora")), _adapters(train_config_to_mapping(config)["lora"]))
+    if other:
+        raise CheckpointError(f"{checkpoint.path} has other adapters (lora.{other}): name another folder with out=.")
     changed = differences(saved, train_config_to_mapping(config))
     if changed and config.resume is None:
         raise ConfigError(
@@ -163,26 +187,30 @@ def _to_resume(config: TrainConfig) -> Optional[Checkpoint]:
     return checkpoint
 
 
+def _adapters(settings: Any) -> Mapping[str, Any]:
+    """What of the settings of adapters a checkpoint cannot do without."""
+    found = {**dataclasses.asdict(LoraConfig()), **(settings if isinstance(settings, Mapping) else {})}
+    shaping = ("rank", "alpha", "targets", "also_train")
+    return {name: found[name] for name in shaping} if found["rank"] else {"rank": 0}
+
+
 def _trainer(
     config: TrainConfig, recipe: Recipe, report: Callable[[Status], None], checkpoint: Optional[Checkpoint]
 ) -> Trainer:
     accelerator = make_accelerator(config)
     # First of all, as the seed has just been set.
-    bare = recipe.build(_mapping(config.model)).to(accelerator.device)
+    network = make_network(config, recipe.build, accelerator, checkpoint)
     rank, world = accelerator.process_index, accelerator.num_processes
     parts = recipe.open_parts(config.data)
+    if config.patience and not any(part.heldout for part in parts):
+        raise ConfigError("patience waits for a better held-out error, and nothing is held out: set patience=0.")
     samples = TrainingSamples(parts, config, recipe.make_sample)
-    heldout = heldout_batches(parts, recipe.make_sample, recipe.collate, config, rank=rank, world=world)
-    if config.init and checkpoint is None:
-        load_weights(Path(config.init), bare)
-    average = make_average(bare, config.ema)
-    optimisers = make_optimisers(bare, config.optimiser)
-    names = {parameter: name for name, parameter in bare.named_parameters()}
+    average = Average(network.bare, config.ema)
+    optimisers = make_optimisers(network.bare, config.optimiser)
+    names = {parameter: name for name, parameter in network.bare.named_parameters()}
     tally = Tally()
     if checkpoint is not None:
-        load_into(bare, checkpoint.tensors("model"), str(checkpoint.path))
-        load_into(average.module, checkpoint.tensors("ema"), str(checkpoint.path))
-        average.n_averaged.fill_(checkpoint.step)
+        _load_average(average, checkpoint)
         load_optimisers(optimisers, names, checkpoint.tensors("optimiser"))
         tally = _tally(checkpoint)
         if checkpoint.state.get("processes") != world:
@@ -203,19 +231,42 @@ def _trainer(
     return Trainer(
         config=config,
         accelerator=accelerator,
-        net=accelerator.prepare(bare),
-        bare=bare,
+        network=network,
         average=average,
         optimisers=optimisers,
         names=names,
         loss_of=recipe.loss_of,
         samples=samples,
         batches=batches,
-        heldout=heldout,
+        heldout=_heldout(parts, config, recipe, rank, world),
         shares={part.name: part.weight for part in parts},
         report=report,
         tally=tally,
     )
+
+
+def _load_average(average: Average, checkpoint: Checkpoint) -> None:
+    # Where everything was averaged once, weights that are trained no more lie there too.
+    saved, wanted = checkpoint.tensors("ema"), average.weights()
+    load_into(wanted, {name: saved[name] for name in wanted if name in saved}, str(checkpoint.path))
+    average.start_from(checkpoint.step)
+
+
+def _heldout(parts: List[Part], config: TrainConfig, recipe: Recipe, rank: int, world: int) -> Dict[str, List[Batch]]:
+    """The held-out batches of this process; as many as any other has where all must compute together."""
+
+    def of(rank: int, world: int) -> Dict[str, List[Batch]]:
+        return heldout_batches(parts, recipe.make_sample, recipe.collate, config, rank=rank, world=world)
+
+    found = of(rank, world)
+    if config.sharding != "none":
+        first = of(0, sys.maxsize)
+        for part in parts:
+            largest = -(-len(part.heldout) // world)
+            for _ in range(-(-largest // config.batch) - len(found.get(part.name, []))):
+                (batch,) = first[part.name]
+                found[part.name].append({**batch, "weight": torch.zeros_like(batch["weight"])})
+    return found
 
 
 def _tally(checkpoint: Checkpoint) -> Tally:

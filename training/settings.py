@@ -65,8 +65,12 @@ def dump_train_config(config: TrainConfig) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> List[str]:
-    """Dotted names of the settings in which two runs differ and that make them different trainings."""
-    first, second = dict(_flat(one)), dict(_flat(other))
+    """Dotted names of the settings in which two runs differ and that make them different trainings.
+
+    What one of them does not name is default: settings come into being after checkpoints that know nothing of them.
+    """
+    defaults = dict(_flat(train_config_to_mapping(TrainConfig(model={}))))
+    first, second = {**defaults, **dict(_flat(one))}, {**defaults, **dict(_flat(other))}
     keys = sorted(set(first) | set(second))
     return [key for key in keys if key not in FREE_TO_CHANGE and first.get(key) != second.get(key)]
 

@@ -21,6 +21,9 @@ class Export(Options):
     Takes the best checkpoint of a run, or the one that is named. The graph is run with onnxruntime at sizes it was not
     traced with and compared with torch; the folder appears only if depth differs by less than a thousandth.
 
+    The model card says what the network was trained from and on, and how it compares with its base where
+    mf-ros evaluate --compare left a comparison of these weights in the run's folder.
+
     Examples:
         mf-ros export runs/nano --out my_model
         mf-ros export runs/nano/step_00020000 --out my_model --opset 23
@@ -38,6 +41,8 @@ class Export(Options):
     licence: Annotated[str, tyro.conf.arg(metavar="SPDX")] = LICENCE
     """Licence of the weights, which depends on what they were trained on."""
 
+    base: Annotated[str, tyro.conf.arg(metavar="WEIGHTS")] = ""
+    """Of a run with adapters: the weights it started from, if they no longer lie where they lay."""
     calibrate: bool = False
     """Correct the uncertainty by what the run's held-out scenes show; makes those that are not cached."""
 
@@ -51,6 +56,7 @@ class Export(Options):
             metrics=metrics,
             licence=self.licence,
             calibrated=self.calibrate,
+            base=self.base,
         )
         if self.json:
             print_json(dataclasses.asdict(done))

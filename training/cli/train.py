@@ -9,11 +9,13 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated, Callable, Iterator, Tuple
+from pathlib import Path
+from typing import Annotated, Callable, Iterator, List, Tuple
 
 import tyro
 
 from mf_ros.cli.options import INTERRUPTED, OK, Options, print_json
+from mf_ros.errors import ConfigError
 from mf_training.loop import Status
 from mf_training.run import Summary, train
 from mf_training.settings import dump_train_config, load_train_config
@@ -30,19 +32,23 @@ class Train(Options):
     Examples:
         mf-ros train nano
         mf-ros train nano out=out/mine data.scenes.cache=/data/scenes minutes=30
+        mf-ros train --config config/training/posttrain.yaml data=DATASET init=nano patience=8
+        mf-ros train posttrain data=DATASET init=base lora.rank=8
         mf-ros train posttrain init=out/mine data.frames.folder=my_frames data.frames.heldout_folder=my_other_frames
     """
 
-    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
-    """A YAML file of settings, or a preset of config/training."""
-    settings: Annotated[Tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Settings that replace those of the file, such as optimiser.lr=3e-4."""
+    words: Annotated[Tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[CONFIG] [KEY=VALUE ...]")] = ()
+    """A YAML file of settings, or a preset of config/training, unless --config names it; then settings that replace
+    those of the file, such as optimiser.lr=3e-4."""
+    config: Annotated[str, tyro.conf.arg(metavar="CONFIG")] = ""
+    """The file or preset, for those who prefer an option."""
     show: bool = False
     """Print all settings as YAML instead of training."""
 
     def run(self) -> int:
         """Train and say what came of it; 130 when a signal stopped it."""
-        config = load_train_config(self.config, self.settings)
+        source, settings = self._named()
+        config = load_train_config(source, settings)
         if self.show:
             print(dump_train_config(config), end="")
             return OK
@@ -52,8 +58,20 @@ class Train(Options):
             self._tell(summary)
         return INTERRUPTED if summary.reason == "interrupted" else OK
 
+    def _named(self) -> Tuple[str, Tuple[str, ...]]:
+        """The file or preset, and the settings that replace those in it."""
+        if self.config:
+            return self.config, self.words
+        if self.words and ("=" not in self.words[0] or Path(self.words[0]).is_file()):
+            return self.words[0], self.words[1:]
+        raise ConfigError(
+            "No settings are named: write mf-ros train CONFIG KEY=VALUE ..., or mf-ros train --config CONFIG KEY=VALUE "
+            "..., where CONFIG is a YAML file or a preset such as nano or posttrain."
+        )
+
     def _tell(self, summary: Summary) -> None:
-        again = shlex.join(["mf-ros", "train", self.config, *self.settings])
+        option = ["--config", self.config] if self.config else []
+        again = shlex.join([*_launcher(), "train", *option, *self.words])
         if summary.reason == "interrupted":
             print(f"mf-ros: interrupted and saved at step {summary.tally.step}; to go on: {again}", file=sys.stderr)
         if self.json:
@@ -62,12 +80,22 @@ class Train(Options):
             print("\n".join(_as_text(summary, again)))
 
 
+def _launcher() -> List[str]:
+    """How this command was started: by itself, or in several processes of this machine."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes == "1" or processes != os.environ.get("LOCAL_WORLD_SIZE"):
+        return ["mf-ros"]
+    return ["torchrun", "--nproc-per-node", processes, "-m", "mf_ros.cli.main"]
+
+
 def _as_text(summary: Summary, again: str) -> Iterator[str]:
     tally = summary.tally
     yield (
         f"{summary.out}: {tally.step} steps, {tally.samples} samples, {_duration(tally.seconds)}, "
         f"{tally.flops / 1e12:.3g} TFLOP of matrix products and convolutions"
     )
+    if summary.trained < summary.weights:
+        yield f"trained {summary.trained / 1e6:.3g} of {summary.weights / 1e6:.3g} million weights"
     if tally.best_ratio is not None:
         yield (
             f"held-out error relative to the prior: best {tally.best_ratio:.3f} at step {tally.best_step}, "
@@ -75,6 +103,13 @@ def _as_text(summary: Summary, again: str) -> Iterator[str]:
         )
     if summary.reason == "minutes":
         yield f"The time is over; to go on: {again}"
+        return
+    if summary.reason == "plateau":
+        yield (
+            f"Stopped at step {tally.step}, as the held-out error did not get better in {tally.waited} evaluations; "
+            f"it does not go on by itself: {again} patience=0"
+        )
+    yield f"Next: {shlex.join(['mf-ros', 'export', summary.out, '--out', 'MODEL'])}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,116 @@
+"""The network that a run trains: built, adapted, divided over processes, and filled with what it starts from."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mf_training.checkpoints import Checkpoint, load_into, stored_weights
+from mf_training.config import TrainConfig
+from mf_training.lora import (
+    adapt,
+    base_tensors,
+    base_weights,
+    place_of,
+    start_factors,
+    targets_of,
+    trained_tensors,
+)
+from mf_training.sharding import shard
+
+Build = Callable[[Mapping[str, Any]], nn.Module]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready to be trained.
+
+    Attributes:
+        net: what steps run: prepared for several processes, compiled, in mixed precision.
+        bare: the same network without any of that; it may be divided and adapted all the same.
+        outline: to count operations with: the same network, or, where that is divided, its shapes on the meta device.
+        base: which weights its adapters belong to, for checkpoints; None without adapters.
+    """
+
+    net: nn.Module
+    bare: nn.Module
+    outline: nn.Module
+    base: Optional[Mapping[str, str]]
+
+    def weights(self) -> Dict[str, Tensor]:
+        """What belongs into a checkpoint: everything, or what is trained beside a base that lies elsewhere."""
+        found: Dict[str, Tensor] = self.bare.state_dict() if self.base is None else trained_tensors(self.bare)
+        return found
+
+
+def make_network(
+    config: TrainConfig, build: Build, accelerator: Accelerator, checkpoint: Optional[Checkpoint]
+) -> Network:
+    """Build the network of a run and fill it from a checkpoint, else from ``init``, else at random.
+
+    Args:
+        config: of the run; its model is a mapping.
+        build: makes a network of a model's settings.
+        accelerator: its device and processes.
+        checkpoint: to go on from.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+        ConfigError: the adapters do not fit the network.
+    """
+    assert isinstance(config.model, Mapping)
+    sharded = config.sharding != "none"
+    filled = checkpoint is not None or bool(config.init)
+    # Each process of a divided network reads its parts from files, so none needs the whole network at any time.
+    with torch.device("meta") if sharded and filled else contextlib.nullcontext():
+        bare = build(config.model)
+    outline = bare
+    if sharded:
+        with torch.device("meta"):
+            outline = build(config.model)
+    if config.lora.rank:
+        targets = targets_of(bare, config.lora)
+        for each in {bare, outline}:
+            adapt(each, config.lora, targets)
+    if sharded:
+        shard(bare, accelerator, half=config.precision == "bf16", compiled=config.compile)
+        net = accelerator.prepare_model(bare, device_placement=False, evaluation_mode=True)
+    else:
+        bare.to(accelerator.device)
+        net = accelerator.prepare(bare)
+    base = _fill_adapted(config, bare, accelerator, checkpoint) if config.lora.rank else None
+    if config.lora.rank == 0 and filled:
+        _fill(config, bare, checkpoint)
+    return Network(net, bare, outline, base)
+
+
+def _fill(config: TrainConfig, bare: nn.Module, checkpoint: Optional[Checkpoint]) -> None:
+    if checkpoint is not None:
+        load_into(bare, checkpoint.tensors("model"), str(checkpoint.path))
+    else:
+        load_into(bare, stored_weights(Path(config.init)), config.init)
+
+
+def _fill_adapted(
+    config: TrainConfig, bare: nn.Module, accelerator: Accelerator, checkpoint: Optional[Checkpoint]
+) -> Mapping[str, str]:
+    """Fill an adapted network with its base and its factors; returns what identifies the base."""
+    if checkpoint is None:
+        weights = stored_weights(Path(config.init))
+        sha256 = weights.fingerprint() if accelerator.is_main_process else ""
+    else:
+        saved: Any = checkpoint.state.get("base")
+        weights = base_weights(saved, config.init, checkpoint.path, check=accelerator.is_main_process)
+        sha256 = saved["sha256"]
+    load_into(base_tensors(bare), weights, config.init)
+    if checkpoint is None:
+        start_factors(bare, config.seed)
+    else:
+        load_into(trained_tensors(bare), checkpoint.tensors("model"), str(checkpoint.path))
+    return {"init": place_of(config.init), "sha256": sha256}
