@@ -228,7 +228,7 @@ def stored_weights(source: Path) -> StoredTensors:
     Raises:
         CheckpointError: there are none, or only those of adapters.
     """
-    files = _weight_files(source)
+    files = weight_files(source)
     weights = StoredTensors(files)
     if any(ADAPTER in name for name in weights):
         raise CheckpointError(
@@ -352,7 +352,12 @@ def _read_state(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _weight_files(source: Path) -> List[Path]:
+def weight_files(source: Path) -> List[Path]:
+    """The files of weights that ``load_weights`` takes.
+
+    Raises:
+        CheckpointError: there are none.
+    """
     source = shipped_folder(str(source)) or source
     if source.is_file():
         return [source]

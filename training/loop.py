@@ -105,6 +105,7 @@ class Trainer:
         names: of its parameters.
         heldout: batches of this process, by source.
         shares: of the sources.
+        sources: what the run is made of, for its checkpoints.
         report: is told the status now and then, on the main process.
     """
 
@@ -119,6 +120,7 @@ class Trainer:
     batches: Iterator[Batch]
     heldout: Mapping[str, List[Batch]]
     shares: Mapping[str, float]
+    sources: Mapping[str, Any]
     report: Callable[[Status], None]
     tally: Tally
 
@@ -334,6 +336,7 @@ class Trainer:
         base = {} if self.network.base is None else {"base": dict(self.network.base)}
         return {
             **base,
+            "sources": dict(self.sources),
             "tally": dataclasses.asdict(self.tally),
             "processes": self.accelerator.num_processes,
             "config": train_config_to_mapping(self.config),

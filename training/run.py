@@ -36,6 +36,7 @@ from mf_training.optimiser_state import load_optimisers
 from mf_training.schedule import Average, make_optimisers
 from mf_training.settings import differences, dump_train_config, first_difference, train_config_to_mapping
 from mf_training.sharding import require_processes
+from mf_training.sources import sources_of
 
 _log = logging.getLogger(__name__)
 
@@ -197,6 +198,7 @@ def _adapters(settings: Any) -> Mapping[str, Any]:
 def _trainer(
     config: TrainConfig, recipe: Recipe, report: Callable[[Status], None], checkpoint: Optional[Checkpoint]
 ) -> Trainer:
+    sources = sources_of(config, None if checkpoint is None else checkpoint.state)
     accelerator = make_accelerator(config)
     # First of all, as the seed has just been set.
     network = make_network(config, recipe.build, accelerator, checkpoint)
@@ -240,6 +242,7 @@ def _trainer(
         batches=batches,
         heldout=_heldout(parts, config, recipe, rank, world),
         shares={part.name: part.weight for part in parts},
+        sources=sources,
         report=report,
         tally=tally,
     )
