@@ -120,7 +120,7 @@ def test_the_command_says_what_happened_and_what_comes_next(
     for form in ([file, "patience=3"], ["patience=3", "--config", file]):
         outcome = run("train", *form)
         assert outcome.code == 0
-        assert "Stopped at step 5, as the held-out error did not get better in 3 evaluations" in outcome.out
+        assert "Stopped at step 5, as the held-out error did not get better by min_gain in 3 evaluations" in outcome.out
         assert (
             f"it does not go on by itself: mf-ros train {'--config ' if form[0] != file else ''}{file}" in outcome.out
         )

@@ -25,7 +25,7 @@ _QUIET_S = 10.0
 
 @dataclass(kw_only=True)
 class Train(Options):
-    """Train a network on procedural scenes, real frames or both; a stopped training goes on with the same command.
+    """Train a network on procedural scenes, data from bags, or both; a stopped training goes on with the same command.
 
     Ctrl-C or SIGTERM saves a checkpoint first. Several GPUs: torchrun --nproc-per-node 8 -m mf_ros.cli.main train ...
 
@@ -33,8 +33,7 @@ class Train(Options):
         mf-ros train nano
         mf-ros train nano out=out/mine data.scenes.cache=/data/scenes minutes=30
         mf-ros train --config config/training/posttrain.yaml data=DATASET init=nano patience=8
-        mf-ros train posttrain data=DATASET init=base lora.rank=8
-        mf-ros train posttrain init=out/mine data.frames.folder=my_frames data.frames.heldout_folder=my_other_frames
+        mf-ros train posttrain data=DATASET model=small init=my_model lora.rank=8
     """
 
     words: Annotated[Tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[CONFIG] [KEY=VALUE ...]")] = ()
@@ -106,8 +105,8 @@ def _as_text(summary: Summary, again: str) -> Iterator[str]:
         return
     if summary.reason == "plateau":
         yield (
-            f"Stopped at step {tally.step}, as the held-out error did not get better in {tally.waited} evaluations; "
-            f"it does not go on by itself: {again} patience=0"
+            f"Stopped at step {tally.step}, as the held-out error did not get better by min_gain in {tally.waited} "
+            f"evaluations; it does not go on by itself: {again} patience=0"
         )
     yield f"Next: {shlex.join(['mf-ros', 'export', summary.out, '--out', 'MODEL'])}"
 
