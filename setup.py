@@ -44,7 +44,7 @@ setup(
         *(f"mf_training.{name}" for name in find_packages("training")),
     ],
     package_dir={"mf_training": "training"},
-    package_data={"mf_ros": ["py.typed", "bags/templates/*.html", "dataset/templates/*.html", "weights/*/*"]},
+    package_data={"mf_ros": ["py.typed", "bags/templates/*.html", "dataset/*/templates/*.html", "weights/*/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mf_ros"]),
         ("share/mf_ros", ["package.xml"]),

@@ -20,9 +20,9 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
         echo "torch is left out: pip finds no torch $torch_version+cpu for $("$python" --version); tests that need it are skipped"
     fi
 fi
-extras=offline,remote,dev
+extras=offline,remote,fleet,dev
 if "$python" -c 'import torch' 2>/dev/null; then
-    extras+=,train
+    extras+=,train,ray,lora
 fi
 "$python" -m pip install -q -c constraints.txt -e ".[$extras]"
 

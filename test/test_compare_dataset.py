@@ -24,8 +24,8 @@ from mf_ros.cli import compare as command
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config, OutputConfig, ProjectionConfig
 from mf_ros.core.types import ByteArray, DepthEstimate, SparseDepth
-from mf_ros.dataset.compare_frames import Extremes
-from mf_ros.dataset.compare_report import render_comparison
+from mf_ros.dataset.compare.frames import Extremes
+from mf_ros.dataset.compare.report import render_comparison
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.frames import chosen_rows, split_frames
 from mf_ros.dataset.row import DatasetError, Row

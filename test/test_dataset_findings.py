@@ -16,14 +16,14 @@ pytest.importorskip("lance")
 from dataset_rows import some_rows
 from test_dataset import write_parquet
 
-from mf_ros.dataset import show_manifest
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import NO_SPLIT
-from mf_ros.dataset.show import look_into
-from mf_ros.dataset.show_findings import findings_of
-from mf_ros.dataset.show_manifest import Manifest, read_manifest
-from mf_ros.dataset.show_measure import Measured, Measurement
-from mf_ros.dataset.show_tables import Extent, Robot, Tables
+from mf_ros.dataset.show import manifest as manifest_reading
+from mf_ros.dataset.show.findings import findings_of
+from mf_ros.dataset.show.manifest import Manifest, read_manifest
+from mf_ros.dataset.show.measure import Measured, Measurement
+from mf_ros.dataset.show.overview import look_into
+from mf_ros.dataset.show.tables import Extent, Robot, Tables
 
 
 def measured(**values: Any) -> Measured:
@@ -178,7 +178,7 @@ def test_the_manifest_of_a_parquet_file_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_manifest_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(show_manifest, "_LARGEST", 1000)
+    monkeypatch.setattr(manifest_reading, "_LARGEST", 1000)
     lines = [json.dumps({"bag": f"/{k}", "status": "done"}) for k in range(1000)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
     manifest = read_manifest(tmp_path)

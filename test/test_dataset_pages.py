@@ -18,11 +18,11 @@ from test_dataset import write_lance, write_parquet
 from test_report import Page
 
 from mf_ros.cli.main import main
-from mf_ros.dataset import show_page
 from mf_ros.dataset.dataset import Dataset
-from mf_ros.dataset.show import look_into
-from mf_ros.dataset.show_measure import project_row
-from mf_ros.dataset.show_pictures import figures_of, level_axes, thumbnail
+from mf_ros.dataset.show import page
+from mf_ros.dataset.show.measure import project_row
+from mf_ros.dataset.show.overview import look_into
+from mf_ros.dataset.show.pictures import figures_of, level_axes, thumbnail
 from mf_ros.engine.assemble import FrameAssembler
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m{{ 7 * 7 }}"
@@ -79,9 +79,9 @@ def test_texts_of_strangers_are_escaped_on_pages_and_printable_in_terminals(
 
 def test_pictures_get_coarser_before_the_page_gets_too_large(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overview = look_into(Dataset(fleet), thumbnail)
-    sharp = len(show_page.render_overview(overview))
-    monkeypatch.setattr(show_page, "MAX_BYTES", 1)
-    coarse = show_page.render_overview(overview)
+    sharp = len(page.render_overview(overview))
+    monkeypatch.setattr(page, "MAX_BYTES", 1)
+    coarse = page.render_overview(overview)
     assert len(coarse) < sharp and len(Page(coarse).images()) == 6
 
 

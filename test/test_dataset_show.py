@@ -26,15 +26,15 @@ from mf_ros.cli.main import main
 from mf_ros.core.projection import ProjectedReturns
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import NO_SPLIT, DatasetError, Row
-from mf_ros.dataset.show import Overview, look_into, place_of
-from mf_ros.dataset.show_columns import read_columns
-from mf_ros.dataset.show_measure import (
+from mf_ros.dataset.show.columns import read_columns
+from mf_ros.dataset.show.measure import (
     chosen_rows,
     counts_by_distance,
     covered,
     shared_out,
 )
-from mf_ros.dataset.show_text import overview_lines, percent, size
+from mf_ros.dataset.show.overview import Overview, look_into, place_of
+from mf_ros.dataset.show.text import overview_lines, percent, size
 from mf_ros.simulate.rig import LIDAR
 
 

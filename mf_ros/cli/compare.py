@@ -18,8 +18,8 @@ from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.config import Config
 from mf_ros.core.types import DoubleArray
 from mf_ros.dataset.calibration import load_calibration
-from mf_ros.dataset.compare_frames import Extremes
-from mf_ros.dataset.compare_report import write_comparison
+from mf_ros.dataset.compare.frames import Extremes
+from mf_ros.dataset.compare.report import write_comparison
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.frames import chosen_rows, split_frames
 from mf_ros.engine.classical import ClassicalEngine

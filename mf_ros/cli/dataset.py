@@ -54,10 +54,10 @@ class Dataset(Options):
         return self._overview(opened) if self.sample is None else self._sample(opened, self.sample)
 
     def _overview(self, opened: Any) -> int:
-        from mf_ros.dataset.show import look_into
-        from mf_ros.dataset.show_page import page_path, write_overview
-        from mf_ros.dataset.show_pictures import thumbnail
-        from mf_ros.dataset.show_text import overview_json, overview_lines
+        from mf_ros.dataset.show.overview import look_into
+        from mf_ros.dataset.show.page import page_path, write_overview
+        from mf_ros.dataset.show.pictures import thumbnail
+        from mf_ros.dataset.show.text import overview_json, overview_lines
 
         path = None if self.out is None else page_path(self.out, OVERVIEW_PAGE)
         with progress("measuring") as advance:
@@ -69,9 +69,9 @@ class Dataset(Options):
         return FINDINGS if has_errors(overview.findings) else OK
 
     def _sample(self, opened: Any, sample: str) -> int:
-        from mf_ros.dataset.show import place_of
-        from mf_ros.dataset.show_page import page_path, write_sample
-        from mf_ros.dataset.show_sample import sample_json, sample_lines, view_sample
+        from mf_ros.dataset.show.overview import place_of
+        from mf_ros.dataset.show.page import page_path, write_sample
+        from mf_ros.dataset.show.sample import sample_json, sample_lines, view_sample
 
         view = view_sample(opened, place_of(opened, sample))
         path = None if self.out is None else page_path(self.out, SAMPLE_PAGE)

@@ -13,7 +13,7 @@ from mf_ros.core.projection import ProjectedReturns, project_points
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import SPLITS, DatasetError, Row
-from mf_ros.dataset.show_columns import Columns
+from mf_ros.dataset.show.columns import Columns
 from mf_ros.engine.assemble import AssembledFrame, FrameAssembler
 from mf_ros.engine.reasons import DropError
 from mf_ros.evaluation.metrics import RANGES_M

@@ -6,9 +6,9 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from mf_ros.dataset.show_manifest import Manifest
-from mf_ros.dataset.show_measure import Measured, Measurement
-from mf_ros.dataset.show_tables import Tables
+from mf_ros.dataset.show.manifest import Manifest
+from mf_ros.dataset.show.measure import Measured, Measurement
+from mf_ros.dataset.show.tables import Tables
 from mf_ros.findings import Finding, Severity, worst_first
 
 FEW_ROWS = 200

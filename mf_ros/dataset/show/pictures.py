@@ -15,7 +15,7 @@ from mf_ros.core.colours import colour_depth
 from mf_ros.core.pictures import draw_dots
 from mf_ros.core.projection import ProjectedReturns
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, DoubleArray
-from mf_ros.dataset.show_measure import Projected
+from mf_ros.dataset.show.measure import Projected
 
 _THUMBNAIL_PIXELS = 480 * 300
 _FIGURE_PIXELS = 800 * 500

@@ -14,13 +14,13 @@ from mf_ros.bags.pages import page_template
 from mf_ros.bags.report_pictures import data_uri
 from mf_ros.bags.whole_file import write_whole
 from mf_ros.core.types import ByteArray
-from mf_ros.dataset.show import Overview, summary_of
-from mf_ros.dataset.show_histograms import histograms_of
-from mf_ros.dataset.show_manifest import Manifest
-from mf_ros.dataset.show_measure import Measured
-from mf_ros.dataset.show_pictures import depth_legend, figures_of
-from mf_ros.dataset.show_sample import SampleView, sections
-from mf_ros.dataset.show_text import (
+from mf_ros.dataset.show.histograms import histograms_of
+from mf_ros.dataset.show.manifest import Manifest
+from mf_ros.dataset.show.measure import Measured
+from mf_ros.dataset.show.overview import Overview, summary_of
+from mf_ros.dataset.show.pictures import depth_legend, figures_of
+from mf_ros.dataset.show.sample import SampleView, sections
+from mf_ros.dataset.show.text import (
     NOTHING,
     TableText,
     distances,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from mf_ros.dataset.row import SPLITS
-from mf_ros.dataset.show import Overview, Spread, Summary, summary_of
-from mf_ros.dataset.show_manifest import Manifest
-from mf_ros.dataset.show_measure import DISTANCES_M
-from mf_ros.dataset.show_tables import Extent
+from mf_ros.dataset.show.manifest import Manifest
+from mf_ros.dataset.show.measure import DISTANCES_M
+from mf_ros.dataset.show.overview import Overview, Spread, Summary, summary_of
+from mf_ros.dataset.show.tables import Extent
 from mf_ros.findings import lines_of
 
 NOTHING = "–"

@@ -11,8 +11,8 @@ import numpy as np
 from mf_ros.core.types import AnyArray, BoolArray, DoubleArray
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import SPLITS
-from mf_ros.dataset.show_columns import Columns, Labels
-from mf_ros.dataset.show_sensors import LARGEST_TABLE, CameraKind, Lidar, cameras_of, largest, lidars_of
+from mf_ros.dataset.show.columns import Columns, Labels
+from mf_ros.dataset.show.sensors import LARGEST_TABLE, CameraKind, Lidar, cameras_of, largest, lidars_of
 
 _FASTEST_M_S = 60.0
 # A robot that stands still makes no rows, which says nothing about how fast it drives.

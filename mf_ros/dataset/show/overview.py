@@ -12,11 +12,11 @@ import numpy as np
 from mf_ros.core.types import AnyArray, ByteArray, FloatArray
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import SPLITS, DatasetError
-from mf_ros.dataset.show_columns import read_columns
-from mf_ros.dataset.show_findings import findings_of
-from mf_ros.dataset.show_manifest import Manifest, read_manifest
-from mf_ros.dataset.show_measure import ROWS, Measured, Measurement, Projected, chosen_rows, counts_by_distance, measure
-from mf_ros.dataset.show_tables import Tables, tables_of
+from mf_ros.dataset.show.columns import read_columns
+from mf_ros.dataset.show.findings import findings_of
+from mf_ros.dataset.show.manifest import Manifest, read_manifest
+from mf_ros.dataset.show.measure import ROWS, Measured, Measurement, Projected, chosen_rows, counts_by_distance, measure
+from mf_ros.dataset.show.tables import Tables, tables_of
 from mf_ros.errors import require_package
 from mf_ros.findings import Finding
 

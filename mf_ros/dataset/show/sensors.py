@@ -13,7 +13,7 @@ from mf_ros.core.camera import CameraModel
 from mf_ros.core.types import AnyArray, DoubleArray
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import DatasetError
-from mf_ros.dataset.show_columns import Columns
+from mf_ros.dataset.show.columns import Columns
 
 LARGEST_TABLE = 100
 """Entries of each kind that are told apart; the largest ones, where there are more."""

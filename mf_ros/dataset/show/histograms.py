@@ -10,8 +10,8 @@ import numpy as np
 
 from mf_ros.bags.report_pictures import Tick
 from mf_ros.core.types import AnyArray
-from mf_ros.dataset.show import Overview, depths_of
-from mf_ros.dataset.show_text import percent
+from mf_ros.dataset.show.overview import Overview, depths_of
+from mf_ros.dataset.show.text import percent
 
 _DEPTHS_M = (0.5, 200.0)
 _DEPTH_TICKS_M = (1, 2, 5, 10, 20, 50, 100)

@@ -10,8 +10,8 @@ from mf_ros.bags import report_pictures as pictures
 from mf_ros.bags.pages import page_template
 from mf_ros.bags.report import MAX_BYTES, REPORT_NAME, FrameView
 from mf_ros.bags.whole_file import write_whole
-from mf_ros.dataset.compare_charts import change_chart, change_rows, range_chart
-from mf_ros.dataset.compare_frames import ChangedFrame, change_scales_of, figures_of, scales_of
+from mf_ros.dataset.compare.charts import change_chart, change_rows, range_chart
+from mf_ros.dataset.compare.frames import ChangedFrame, change_scales_of, figures_of, scales_of
 from mf_ros.evaluation.compare import BASE, COLUMNS, RANGE_NAMES, TUNED
 from mf_ros.evaluation.compare_texts import (
     INPUTS,

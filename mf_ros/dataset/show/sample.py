@@ -12,10 +12,10 @@ import numpy as np
 from mf_ros.core.types import AnyArray, DoubleArray, LidarSweep
 from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import DatasetError, Row
-from mf_ros.dataset.show import spread
-from mf_ros.dataset.show_measure import Projected, counts_by_distance, measured, project_row
-from mf_ros.dataset.show_sensors import field_of_view
-from mf_ros.dataset.show_text import NOTHING, distances, number, percent, shown, size, spread_text
+from mf_ros.dataset.show.measure import Projected, counts_by_distance, measured, project_row
+from mf_ros.dataset.show.overview import spread
+from mf_ros.dataset.show.sensors import field_of_view
+from mf_ros.dataset.show.text import NOTHING, distances, number, percent, shown, size, spread_text
 from mf_ros.engine.assemble import FrameAssembler
 from mf_ros.errors import MfRosError
 
