@@ -129,6 +129,13 @@ def test_small_changes_of_the_hash_are_the_same_picture() -> None:
     assert kept(unlocated, [0, 0b111111, 0b1111111, 2**64 - 1]) == [0, 2, 3]
 
 
+def test_no_distance_makes_a_row_of_every_image_however_alike() -> None:
+    standing = [view(n, 0.0) for n in range(4)]
+    unlocated = [View(n * SECOND // 10, None, 0.5) for n in range(4)]
+    for views in (standing, unlocated):
+        assert kept(views, [0] * 4, every_m=0.0) == [0, 1, 2, 3]
+
+
 def test_the_hash_survives_noise_and_tells_pictures_apart() -> None:
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 255, (9, 16, 3)), np.ones((20, 20, 1))).astype(np.uint8)
@@ -137,7 +144,7 @@ def test_the_hash_survives_noise_and_tells_pictures_apart() -> None:
     assert one - near <= 4 and one - far > 12
 
 
-@pytest.mark.parametrize("wrong", [{"every_m": 0.0}, {"every_deg": float("nan")}, {"max_rows": 0}])
+@pytest.mark.parametrize("wrong", [{"every_m": -0.1}, {"every_deg": float("nan")}, {"max_rows": 0}])
 def test_impossible_distances_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="--" + next(iter(wrong)).replace("_", "-")):
         KeyframeOptions(**wrong).checked()  # type: ignore[arg-type]

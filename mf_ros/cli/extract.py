@@ -60,7 +60,7 @@ class Extract(TopicOptions):
     """How rows are shared out to train, val and test: group, by robot, day and site; time, each bag in pieces with
     gaps; auto, decided when the data set is made: group when there are ten groups or more."""
     every_m: float = 0.5
-    """A keyframe every so many metres,"""
+    """A keyframe every so many metres (0: every image, however alike),"""
     every_deg: float = 10.0
     """or every so many degrees."""
     max_rows: Annotated[int, tyro.conf.arg(metavar="N")] = 20_000

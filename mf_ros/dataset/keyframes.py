@@ -41,7 +41,7 @@ class KeyframeOptions:
     """How close rows may be.
 
     Attributes:
-        every_m: metres that the camera moves between two rows.
+        every_m: metres that the camera moves between two rows; 0 makes a row of every image.
         every_deg: or degrees that it turns.
         max_rows: of one recording; they are spread over it.
 
@@ -55,10 +55,10 @@ class KeyframeOptions:
 
     def checked(self) -> KeyframeOptions:
         """The options, when all of them can work."""
-        for name, value, high in (("every_m", self.every_m, 1000.0), ("every_deg", self.every_deg, 180.0)):
-            if not 0 < value <= high:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} is {value:g}: use a value above 0 and up to {high:g}.")
+        if not 0 <= self.every_m <= 1000:
+            raise ConfigError(f"--every-m is {self.every_m:g}: use 0, for every image, to 1000.")
+        if not 0 < self.every_deg <= 180:
+            raise ConfigError(f"--every-deg is {self.every_deg:g}: use a value above 0 and up to 180.")
         if not 1 <= self.max_rows <= 1_000_000:
             raise ConfigError(f"--max-rows is {self.max_rows}: use 1 to 1000000.")
         return self
@@ -107,7 +107,7 @@ class Keyframes:
 
     def skip(self, view: View) -> str:
         """Why an image is not worth decoding; "" when it may be."""
-        if self._place is not None and not self.has_moved(view):
+        if self._options.every_m > 0 and self._place is not None and not self.has_moved(view):
             waited_ns = abs(view.stamp_ns - self._looked_ns)
             if view.T_world_cam is None and waited_ns < _WITHOUT_ODOMETRY_NS:
                 return TOO_SOON
@@ -121,6 +121,8 @@ class Keyframes:
         """Why an image is no row after all; "" when it is one."""
         moved = self.has_moved(view)
         self._looked_ns = view.stamp_ns
+        if self._options.every_m == 0:
+            return ""
         bits = int(phash, 16)
         for kept in self._recent:
             if (kept.phash ^ bits).bit_count() <= _SAME_BITS and self._may_be_near(kept.view, view):
