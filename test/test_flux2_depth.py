@@ -160,17 +160,6 @@ def test_depth_given_everywhere_stays_at_level_zero() -> None:
         assert call[4].tolist() == [[0.0] * 6] * 2
 
 
-def test_partial_depth_is_imposed_before_every_step_at_the_lower_of_both_levels() -> None:
-    net = Recorder()
-    depth, level = torch.full((2, 6, 16), 0.9), torch.ones(2, 6, 16)
-    level[:, 1, :8], level[:, 2] = 0.0, 0.7
-    sample_flux2(net, known(image=torch.ones(2, 6, 12), depth=depth, level=level), 4, seeded())
-    for call, sampler in zip(net.calls, step_levels(4), strict=False):
-        assert torch.equal(call[3][:, 1, :8], depth[:, 1, :8])
-        assert bool((call[3][:, 2] == 0.9).all()) == (sampler >= 0.7)
-        np.testing.assert_allclose(call[4][0, :3], [sampler, sampler / 2, min(sampler, 0.7)], rtol=1e-6)
-
-
 def test_guidance_moves_away_from_the_empty_prompt() -> None:
     given = known(text=torch.full((2, 5, 20), 1.0), image=torch.ones(2, 6, 12))
     plain = sample_flux2(Recorder(), given, 1, seeded()).depth

@@ -242,14 +242,14 @@ def test_the_full_size_is_refused_where_memory_is_short_before_any_is_taken(
 ) -> None:
     path = official_file(tmp_path / "w")
     monkeypatch.setattr(loading, "free_memory", lambda device: 8 * GIB)
-    monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("nothing may be read"))
+    monkeypatch.setattr(loading, "read_tensors", lambda *_: pytest.fail("nothing may be read"))
     message = refused(path, "GiB on cpu", config=None, dtype=torch.bfloat16, accept_noncommercial=True)
     # 12 billion times two bytes, and one tensor beside them.
     assert "needs 22.7 GiB on cpu, where 8.0 GiB are free" in message
 
 
 def test_a_full_size_file_cut_short_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("nothing may be read"))
+    monkeypatch.setattr(loading, "read_tensors", lambda *_: pytest.fail("nothing may be read"))
     refused(official_file(tmp_path / "w", size=0.5), "cut short", config=None, accept_noncommercial=True)
 
 

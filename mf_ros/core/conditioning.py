@@ -116,7 +116,7 @@ def blend(log_ratio: FloatArray, log_scale: FloatArray, conditioning: Conditioni
     # Tukey's biweight: an implausible return counts nothing, and none jumps between all and nothing.
     weight = np.square(np.maximum(1.0 - np.square(difference / allowed), 0.0)) * (conditioning.level == 0)
     spacing = (log_ratio.size / count) ** 0.5
-    moments = _spread(np.dstack([weight * difference, weight]).astype(np.float32), min(spacing, _LARGEST_REACH))
+    moments = spread(np.dstack([weight * difference, weight]).astype(np.float32), min(spacing, _LARGEST_REACH))
     mean = moments[..., 0] / (moments[..., 1] + np.float32(_FADE / spacing**2))
     gain = np.square(scale) / (np.square(scale) + np.square(noise))
     moved: FloatArray = (log_ratio + gain * np.clip(mean, -allowed, allowed)).astype(np.float32)
@@ -144,8 +144,11 @@ def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float, negligibl
     return limited
 
 
-def _spread(channels: FloatArray, sigma: float) -> FloatArray:
-    """Each (H, W) channel smoothed; three passes of a box come close to a Gaussian and cost the same at any width."""
+def spread(channels: FloatArray, sigma: float) -> FloatArray:
+    """Each channel of (H, W, C) smoothed as by a Gaussian of ``sigma`` pixels.
+
+    Three passes of a box come close to it and cost the same at any width.
+    """
     side = max(3, 2 * round(0.5 * (12.0 * sigma**2 / _BOX_PASSES + 1.0) ** 0.5) + 1)
     for _ in range(_BOX_PASSES):
         channels = np.asarray(cv2.blur(channels, (side, side), borderType=cv2.BORDER_REFLECT_101), np.float32)

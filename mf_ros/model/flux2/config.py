@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import reprlib
 from dataclasses import dataclass
-from typing import Dict, Literal, Tuple
+from typing import Any, Dict, Literal, Mapping, Tuple
 
 from mf_ros.errors import ConfigError
 
@@ -95,6 +96,28 @@ class Flux2Config:
         if name not in OFFICIAL_VARIANTS:
             raise ConfigError(f"There is no variant {reprlib.repr(name)}: known are {', '.join(OFFICIAL_VARIANTS)}.")
         return cls(variant=OFFICIAL_VARIANTS[name])
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Flux2Config:
+        """Sizes as a description in JSON gives them; what it leaves out is as in the released network.
+
+        Raises:
+            ConfigError: a name is not known, or a value has another type or is out of range.
+        """
+        known = {each.name: each.default for each in dataclasses.fields(cls)}
+        made: Dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"flux2.{reprlib.repr(name)} is no size: known are {', '.join(known)}.")
+            if isinstance(known[name], tuple) and isinstance(value, list):
+                value = tuple(value)
+            elif isinstance(known[name], float) and type(value) is int:
+                value = float(value)
+            whole = isinstance(value, tuple) and all(type(each) is int for each in value)
+            if type(value) is not type(known[name]) or (isinstance(value, tuple) and not whole):
+                raise ConfigError(f"flux2.{name} is {reprlib.repr(value)}: a value like {known[name]!r} is needed.")
+            made[name] = value
+        return cls(**made)
 
     @property
     def patch(self) -> int:

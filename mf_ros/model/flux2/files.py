@@ -10,7 +10,7 @@ import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS
@@ -62,10 +62,44 @@ class Checkpoint:
     licence: Optional[str]
     tensors: Mapping[str, StoredTensor]
 
-    @property
-    def non_commercial(self) -> bool:
-        """Whether the licence forbids commercial use."""
-        return self.licence is not None and bool(_NON_COMMERCIAL.search(self.licence))
+
+@dataclass(frozen=True)
+class Description:
+    """What lies beside weights and says what they are.
+
+    Attributes:
+        document: ``config.json``; empty without the file.
+        variant: what it calls the network, or None.
+        licences: those that it and the model card name.
+    """
+
+    document: Mapping[str, Any]
+    variant: Optional[str]
+    licences: Tuple[str, ...]
+
+    def licence(self, others: Sequence[Optional[str]] = ()) -> Optional[str]:
+        """The licence to go by, the official one where a released variant names none; ``others`` count too."""
+        return _licence([*self.licences, *others], self.variant)
+
+
+def read_description(folder: Path) -> Description:
+    """What ``config.json`` and the model card ``README.md`` in a folder say.
+
+    Raises:
+        ModelError: ``config.json`` is damaged, or its variant is no name.
+    """
+    path = folder / CONFIG
+    config = _document(path) if path.is_file() else {}
+    variant = config.get("variant")
+    if variant is not None and not isinstance(variant, str):
+        raise ModelError(f"{path}: 'variant' is {reprlib.repr(variant)}, a name is needed.")
+    stated = [config.get("license"), config.get("license_name"), *_of_card(folder / CARD)]
+    return Description(config, variant, tuple(each for each in stated if isinstance(each, str)))
+
+
+def is_non_commercial(licence: Optional[str]) -> bool:
+    """Whether a licence forbids commercial use."""
+    return licence is not None and bool(_NON_COMMERCIAL.search(licence))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -80,11 +114,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ModelError: there are no such files, or they are damaged or cut short.
     """
     weights = _found(path)
-    config = _document(weights.parent / CONFIG) if (weights.parent / CONFIG).is_file() else {}
-    variant = config.get("variant")
-    if variant is not None and not isinstance(variant, str):
-        raise ModelError(f"{weights.parent / CONFIG}: 'variant' is {reprlib.repr(variant)}, a name is needed.")
-    stated = [config.get("license"), config.get("license_name"), *_of_card(weights.parent / CARD)]
+    description = read_description(weights.parent)
+    stated: List[Optional[str]] = []
     tensors: Dict[str, StoredTensor] = {}
     for file in _shards(weights):
         found, licences = _header(file)
@@ -94,7 +125,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
             if name in tensors:
                 raise ModelError(f"The weights {weights} hold the tensor {shown(name)} twice: download them again.")
             tensors[name] = each
-    return Checkpoint(weights, variant, _licence(stated, variant), tensors)
+    return Checkpoint(weights, description.variant, description.licence(stated), tensors)
+
+
+def open_tensors(file: Path) -> List[StoredTensor]:
+    """What the header of one safetensors file says of its tensors.
+
+    Raises:
+        MissingDependencyError: safetensors is not installed.
+        ModelError: the file is damaged or cut short.
+    """
+    return _header(file)[0]
 
 
 def shown(text: object) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mf_ros.errors import ConfigError, ModelError, require_package
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS, Flux2Config
-from mf_ros.model.flux2.files import CONFIG, Checkpoint, StoredTensor, open_checkpoint, shown
+from mf_ros.model.flux2.files import CONFIG, Checkpoint, StoredTensor, is_non_commercial, open_checkpoint, shown
 from mf_ros.model.flux2.memory import free_memory
 from mf_ros.model.flux2.network import Flux2Network
 
@@ -59,11 +59,13 @@ def load_flux2(
         network = Flux2Network(sizes)
     wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
     _check_names(checkpoint, wanted, sizes)
-    _check_tensors(checkpoint, wanted)
-    _check_licence(checkpoint, accept_noncommercial)
+    check_tensors(checkpoint.tensors, wanted)
+    told = check_licence(checkpoint.path, checkpoint.licence, accept_noncommercial)
     kinds = {name: torch.float32 if name.startswith(_FLOAT32_PARTS) else dtype for name in wanted}
     _check_memory(checkpoint, kinds, where)
-    network.load_state_dict(_read(checkpoint, kinds, where), assign=True)
+    if told is not None:
+        _log.warning("%s", told)
+    network.load_state_dict(read_tensors(checkpoint.tensors, kinds, where), assign=True)
     return network.requires_grad_(False).eval()
 
 
@@ -117,9 +119,14 @@ def _listed(names: List[str]) -> str:
     return ", ".join(map(shown, names[:_NAMED_AT_MOST])) + more
 
 
-def _check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, Tuple[int, ...]]) -> None:
+def check_tensors(tensors: Mapping[str, StoredTensor], wanted: Mapping[str, Tuple[int, ...]]) -> None:
+    """See that stored tensors have the wanted shapes, and values of a kind that is read.
+
+    Raises:
+        ModelError: one has not.
+    """
     for name, shape in wanted.items():
-        stored = checkpoint.tensors[name]
+        stored = tensors[name]
         if stored.shape != shape:
             raise ModelError(f"{stored.file}: {stored.name} has shape {stored.shape}, but the network needs {shape}.")
         if stored.dtype not in _STORED:
@@ -128,13 +135,21 @@ def _check_tensors(checkpoint: Checkpoint, wanted: Mapping[str, Tuple[int, ...]]
             )
 
 
-def _check_licence(checkpoint: Checkpoint, accepted: bool) -> None:
-    if not checkpoint.non_commercial:
-        return
-    stated = f"The licence of the weights {checkpoint.path} is {checkpoint.licence}: non-commercial use only"
+def check_licence(path: Path, licence: Optional[str], accepted: bool) -> Optional[str]:
+    """What to tell of a licence that forbids commercial use, None of any other.
+
+    Raises:
+        ModelError: it was not accepted.
+    """
+    if not is_non_commercial(licence):
+        return None
+    stated = f"The licence of the weights {path} is {licence}: non-commercial use only"
     if not accepted:
-        raise ModelError(f"{stated}. To use them under these terms, pass accept_noncommercial=True.")
-    _log.warning("%s.", stated)
+        raise ModelError(
+            f"{stated}. To use them under these terms, set engine.accept_noncommercial: true (on the "
+            "command line --accept-noncommercial, in Python accept_noncommercial=True)."
+        )
+    return f"{stated}."
 
 
 def _check_memory(checkpoint: Checkpoint, kinds: Mapping[str, torch.dtype], device: torch.device) -> None:
@@ -150,10 +165,23 @@ def _check_memory(checkpoint: Checkpoint, kinds: Mapping[str, torch.dtype], devi
         )
 
 
-def _read(checkpoint: Checkpoint, kinds: Mapping[str, torch.dtype], device: torch.device) -> Dict[str, Tensor]:
+def read_tensors(
+    tensors: Mapping[str, StoredTensor], kinds: Mapping[str, torch.dtype], device: torch.device
+) -> Dict[str, Tensor]:
+    """Copies of stored tensors.
+
+    Args:
+        tensors: by the names they are wanted under.
+        kinds: their dtypes, by the same names.
+        device: where to.
+
+    Raises:
+        MissingDependencyError: safetensors is not installed.
+        ModelError: a file cannot be read, or the device has no room.
+    """
     safetensors = require_package("safetensors", extra="torch")
     by_file: Dict[Path, List[Tuple[str, StoredTensor]]] = {}
-    for name, stored in checkpoint.tensors.items():
+    for name, stored in tensors.items():
         by_file.setdefault(stored.file, []).append((name, stored))
     state: Dict[str, Tensor] = {}
     for file, entries in by_file.items():

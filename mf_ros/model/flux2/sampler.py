@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mf_ros.model.flux2.network import Flux2Network, Flux2Prediction
-from mf_ros.model.levels import SMALLEST_LEVEL, step_levels, stepped
+from mf_ros.model.flux2.partial import Shown, moved_to_known, with_known
+from mf_ros.model.levels import SMALLEST_LEVEL, noised, step_levels, stepped
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def sample_flux2(
 
     Args:
         net: the network.
-        known: what is given; known depth is imposed anew before every step, at the lower of its own level and the
-            sampler's.
+        known: what is given; known depth is imposed anew at every step, as ``partial`` says.
         steps: forward passes, or pairs of them with guidance; the released weights are meant for 50.
         generator: of the noise; on the CPU, so that every device draws the same.
         guidance: follow the prompt more than the network alone would.
@@ -94,16 +94,20 @@ def sample_flux2(
     levels = step_levels(steps)
     depth_levels = tilted(levels, log2_alpha) if known.image is None else levels
     image = known.image.float() if known.image is not None else _noise(net.config.image_channels, known, generator)
-    depth = _noise(net.config.depth_channels, known, generator)
+    depth = noise = _noise(net.config.depth_channels, known, generator)
     for (level, following), (depth_level, depth_following) in zip(
         itertools.pairwise(levels), itertools.pairwise(depth_levels), strict=True
     ):
         if known.image is not None:
             level = following = 0.0
-        given, token_level = _imposed(known, depth, depth_level)
-        out = _predicted(net, known, guidance, image, level, given, token_level)
+        shown = _shown(known, depth, depth_level)
+        out = _predicted(net, known, guidance, image, level, shown)
         image = image + (following - level) * out.image
-        depth = _stepped(given, out.depth, depth_level, depth_following)
+        if depth_following == 0 or known.depth is None or known.level is None:
+            depth = _stepped(shown.depth, out.depth, depth_level, depth_following)
+        else:
+            clean = moved_to_known(out.depth, known.depth.float(), known.level.float(), known.grid[0])
+            depth = noised(clean, noise, torch.tensor(depth_following))
     return Flux2Prediction(image, depth)
 
 
@@ -112,12 +116,11 @@ def _noise(channels: int, known: Flux2Known, generator: torch.Generator) -> Tens
     return torch.randn(shape, generator=generator, device=generator.device).to(known.text.device)
 
 
-def _imposed(known: Flux2Known, depth: Tensor, level: float) -> Tuple[Tensor, Tensor]:
-    """Depth tokens with what is known better than ``level`` in place, and their levels (B,) or (B, N)."""
+def _shown(known: Flux2Known, depth: Tensor, level: float) -> Shown:
+    """Depth tokens with what is known of them in place."""
     if known.depth is None or known.level is None:
-        return depth, torch.full((depth.shape[0],), level, device=depth.device)
-    given = torch.where(known.level <= level, known.depth.to(depth.dtype), depth)
-    return given, known.level.clamp(max=level).float().mean(2)
+        return Shown(depth, torch.full((depth.shape[0],), level, device=depth.device))
+    return with_known(depth, level, known.depth.float(), known.level.float())
 
 
 def _predicted(
@@ -126,16 +129,13 @@ def _predicted(
     guidance: Optional[Guidance],
     image: Tensor,
     level: float,
-    depth: Tensor,
-    depth_level: Tensor,
+    shown: Shown,
 ) -> Flux2Prediction:
     """Prediction in float32, moved away from that of the empty prompt where guidance is wanted."""
     image_level = torch.full((image.shape[0],), level, device=image.device)
 
     def predicted(text: Tensor) -> Flux2Prediction:
-        return Flux2Prediction(
-            *(part.float() for part in net(image, image_level, text, depth, depth_level, known.grid))
-        )
+        return Flux2Prediction(*(part.float() for part in net(image, image_level, text, *shown, known.grid)))
 
     with_text = predicted(known.text)
     if guidance is None or guidance.scale == 1:
