@@ -112,6 +112,29 @@ class BagOptions(TopicOptions):
             raise TopicError(f"{error} (Topics are named with {options}.)") from error
 
 
+@dataclass(kw_only=True)
+class EngineOptions(BagOptions):
+    """Which engine makes depth of a bag."""
+
+    engine: Word = None
+    """Engine to use instead of the one in the settings, for example classical."""
+    model: Word = None
+    """Its network: a shipped one's name, a folder that mf-ros export wrote, or a published model's hub id or folder."""
+    accept_noncommercial: bool = False
+    """Run published weights whose licence forbids commercial use, which is then up to you to keep."""
+
+    def engine_settings(self) -> Config:
+        """The settings with the engine that is named.
+
+        Raises:
+            ConfigError: a value given on the command line cannot be used.
+        """
+        config = with_engine(self.checked_settings(), self.engine, self.model)
+        if self.accept_noncommercial:
+            config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, accept_noncommercial=True))
+        return config
+
+
 def engine_text(name: str, details: Mapping[str, str]) -> str:
     """An engine's name and, where a network runs, on what."""
     shown = [details[key] for key in ("library", "device", "precision") if "library" in details]

@@ -17,7 +17,7 @@ import tyro
 from mf_ros.bags.evaluation_frames import bag_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
-from mf_ros.cli.bag_options import BagOptions, File, Folder, Word, engine_text, with_engine
+from mf_ros.cli.bag_options import EngineOptions, File, Folder, Word, engine_text, with_engine
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.colours import colour_depth
@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 
 _WITH_COMPARE = ("gate", "out", "split", "stride", "canary", "calibration")
 _WITHOUT_COMPARE = (
-    *("lines", "points", "outliers", "grey_image", "model", "save_pictures"),
+    *("lines", "points", "outliers", "grey_image", "model", "accept_noncommercial", "save_pictures"),
     *("image_topic", "camera_info_topic", "points_topic", "start", "duration", "ros_distro"),
 )
 
 
 @dataclass(kw_only=True)
-class Evaluate(BagOptions):
+class Evaluate(EngineOptions):
     """Measure how accurate depth is where the LiDAR was not shown, beside simple baselines.
 
     The input is every k-th odd ring, the truth all even rings (without rings: a random half), scored with all truth
@@ -66,6 +66,7 @@ class Evaluate(BagOptions):
         mf-ros evaluate my_bag --lines 32,16,8
         mf-ros evaluate my_bag --lines 16 --points 1,5,20 --outliers 0.1
         mf-ros evaluate my_bag --lines 16 --grey-image
+        mf-ros evaluate my_bag --engine transformers --model depth-anything/Depth-Anything-V2-Small-hf
         mf-ros evaluate frames/ --lines 32,16,8,4 --save-pictures pictures
         mf-ros evaluate my_bag --lines 16 --json > scores.json
         mf-ros evaluate --compare nano runs/mine my_dataset --gate --out compared
@@ -79,10 +80,6 @@ class Evaluate(BagOptions):
     """Also show each input with this share of its returns at wrong depths, from 0 to 1."""
     grey_image: bool = False
     """Show the engine uniform grey instead of the image, to learn what the image is worth to it."""
-    engine: Word = None
-    """Engine to use instead of the one in the settings, for example classical."""
-    model: Word = None
-    """Its network: the name of a shipped one, or the folder that mf-ros export wrote."""
     max_frames: int = 20
     """How many images of a bag, or of each recording in a data set, are used at most, evenly spread."""
     save_pictures: Folder = None
@@ -112,7 +109,7 @@ class Evaluate(BagOptions):
         points = parse_counts("--points", self.points) if self.points else ()
         if not 0 <= self.outliers <= 1:
             raise ConfigError(f"--outliers is {self.outliers:g}: it takes a share from 0 to 1, such as 0.1.")
-        config = _with_one_thread(with_engine(self.checked_settings(), self.engine, self.model))
+        config = _with_one_thread(self.engine_settings())
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
             # What a network corrects stands beside it, so that everyone sees what the network itself is worth.
@@ -131,7 +128,9 @@ class Evaluate(BagOptions):
         if self.json:
             print_json([as_json(record) for record in records])
         else:
-            print(f"engine {engine_text(engine.name, engine.describe())}\n")
+            details = engine.describe()
+            licence = f"\nweights {details['weights']}, licence {details['licence']}" if "licence" in details else ""
+            print(f"engine {engine_text(engine.name, details)}{licence}\n")
             print("\n".join(as_text(records, engine.name)))
         return OK if records else FINDINGS
 

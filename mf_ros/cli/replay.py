@@ -11,14 +11,14 @@ import tyro
 
 from mf_ros.bags.replay import OUTPUT_NAME, SUMMARY_NAME, replay
 from mf_ros.bags.report import REPORT_NAME, write_report
-from mf_ros.cli.bag_options import BagOptions, Word, engine_text, with_engine
+from mf_ros.cli.bag_options import EngineOptions, engine_text
 from mf_ros.cli.options import FINDINGS, INTERRUPTED, OK, one_line, print_json, progress
 from mf_ros.engine import make_engine
 from mf_ros.errors import BagError
 
 
 @dataclass(kw_only=True)
-class Replay(BagOptions):
+class Replay(EngineOptions):
     """Run the pipeline over a bag and write dense metric depth, coloured clouds and a report.
 
     Writes into the folder OUT: out.mcap (depth, confidence, cloud, camera_info, sparse depth, with the images' own
@@ -36,14 +36,10 @@ class Replay(BagOptions):
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("out")
     """Folder for the results; files of an earlier run in it are replaced."""
-    engine: Word = None
-    """Engine to use instead of the one in the settings, for example classical."""
-    model: Word = None
-    """Its network: the name of a shipped one, or the folder that mf-ros export wrote."""
 
     def run(self) -> int:
         """Replay the bag, write the report, print the summary."""
-        config = with_engine(self.checked_settings(), self.engine, self.model)
+        config = self.engine_settings()
         with self.open() as recording:
             topics = self.choose(recording)
             _require_other_file(self.bag, self.out / OUTPUT_NAME)

@@ -45,7 +45,7 @@ _PRIOR_SHIFT = 1.0
 _PRIOR_METRIC = 0.2
 _LINE_POINTS = 256
 _ENOUGH = 20
-_ENOUGH_RELIEF = 0.2
+_LEAST_RELIEF, _ENOUGH_RELIEF = 0.05, 0.2
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,17 @@ def _errors(x: DoubleArray, y: DoubleArray, scale: float, shift: float) -> Doubl
 
 def _weights(errors: DoubleArray) -> DoubleArray:
     """Geman-McClure weights of errors."""
-    width = max(_TIGHTEST, _TUNING * math.sqrt(_variance(errors)))
+    width = max(_TIGHTEST, _TUNING * math.sqrt(_variance(errors)) * _small_sample(errors))
     weights: DoubleArray = 1.0 / np.square(1.0 + np.square(errors / width))
     return weights
 
 
-def _median_error(errors: DoubleArray) -> float:
-    """The median of their magnitudes; of few, which a line comes close to whatever it is worth, more (Rousseeuw)."""
-    return float(np.median(np.abs(errors))) * (1.0 + _FEW / max(len(errors) - 2, 1))
+def _small_sample(errors: DoubleArray) -> float:
+    """How much larger errors are than their median says, since a line comes close to few points whatever it is worth.
+
+    From Rousseeuw and Leroy, Robust Regression and Outlier Detection, 1987.
+    """
+    return 1.0 + _FEW / max(len(errors) - 2, 1)
 
 
 def _proportional(x: DoubleArray, y: DoubleArray) -> _Line:
@@ -204,8 +207,11 @@ def _proportional(x: DoubleArray, y: DoubleArray) -> _Line:
 def _affine(x: DoubleArray, y: DoubleArray, proportional: _Line) -> _Line:
     """y = a x + b from two beginnings, whichever ends better; ``proportional`` where neither gives a > 0.
 
-    A shift costs something, so that it is used as far as the returns tell it: all at one depth, they leave it at 0.
+    A shift costs something, so that it is used as far as the returns tell it. All at one depth they do not: what a
+    network puts out for a wall varies more than the wall.
     """
+    if _relief(y) < _LEAST_RELIEF:
+        return proportional
     starts = [(proportional.scale, 0.0), *_median_line(x, y)]
     ends = [line for line in (_refined(x, y, *start) for start in starts) if line.scale > 0]
     return min(ends, key=lambda line: line.cost, default=proportional)
@@ -243,7 +249,7 @@ def _finished(x: DoubleArray, y: DoubleArray, scale: float, shift: float) -> _Li
 
 def _variance(errors: DoubleArray) -> float:
     """Of the errors, robust; of few, as far as they say more than what is usual."""
-    own = (_NORMAL * _median_error(errors)) ** 2
+    own = (_NORMAL * float(np.median(np.abs(errors)))) ** 2
     return (len(errors) * own + _PRIOR_COUNT * _PRIOR_ERROR**2) / (len(errors) + _PRIOR_COUNT)
 
 
@@ -271,15 +277,20 @@ def _near_one(scale: float, fitted: _Line, x: DoubleArray, y: DoubleArray) -> fl
 
 def _spread(errors: DoubleArray) -> float:
     """Laplace scale of the errors; of few, as far as they say more than what is usual."""
-    own = _median_error(errors) / math.log(2.0)
+    own = float(np.median(np.abs(errors))) * _small_sample(errors) / math.log(2.0)
     told = max(len(errors) - 2, 0)
     return (told * own + _PRIOR_COUNT * 1.5 * _PRIOR_ERROR) / (told + _PRIOR_COUNT)
 
 
+def _relief(y: DoubleArray) -> float:
+    """How far apart in log depth the returns are."""
+    low, high = np.percentile(np.log(y), (10, 90))
+    return float(high - low)
+
+
 def _correlation(x: DoubleArray, y: DoubleArray) -> Optional[float]:
     """Spearman's rank correlation."""
-    low, high = np.percentile(np.log(y), (10, 90))
-    if len(y) < _ENOUGH or high - low < _ENOUGH_RELIEF or np.ptp(x) == 0:
+    if len(y) < _ENOUGH or _relief(y) < _ENOUGH_RELIEF or np.ptp(x) == 0:
         return None
     ranks = [np.argsort(np.argsort(each, kind="stable"), kind="stable") for each in (x, y)]
     centred = [each - (len(y) - 1) / 2 for each in ranks]
