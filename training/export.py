@@ -120,11 +120,11 @@ def export_run(
     else:
         load_weights(folder, network)
     training = {**training_of(state), **origin_of(state)}
-    processing = processing_of(network, training["shares"])
     calibration = None
     if calibrated:
         round_to_half(network)
-        calibration = calibrate(network, train_config_from_mapping(state["config"]), processing)
+        settings = train_config_from_mapping(state["config"])
+        calibration = calibrate(network, settings, processing_of(network))
     return export_network(
         network,
         out,
@@ -132,7 +132,6 @@ def export_run(
         metrics=metrics,
         licence=licence,
         training=training,
-        processing=processing,
         calibration=calibration,
         run=folder.parent,
     )
@@ -169,17 +168,9 @@ def training_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def processing_of(network: ModalityForcing, shares: Optional[Mapping[str, Any]] = None) -> Processing:
-    """How the input of a network is prepared, and its output finished, once it is exported.
-
-    Args:
-        network: the network.
-        shares: of the sources that it was trained on. One that knows only rendered scenes is kept from receding far
-            beyond its prior; one that has learned from measured returns how far they are is not.
-    """
-    plain = Processing(multiple=network.config.patch)
-    measured = any((shares or {}).get(name) for name in ("frames", "dataset"))
-    return dataclasses.replace(plain, recession=0.0) if measured else plain
+def processing_of(network: ModalityForcing) -> Processing:
+    """How the input of a network is prepared once it is exported."""
+    return Processing(multiple=network.config.patch)
 
 
 def export_network(
@@ -190,7 +181,6 @@ def export_network(
     metrics: Optional[Mapping[str, Any]] = None,
     licence: str = LICENCE,
     training: Optional[Mapping[str, Any]] = None,
-    processing: Optional[Processing] = None,
     calibration: Optional[Calibration] = None,
     run: Optional[Path] = None,
 ) -> Exported:
@@ -203,7 +193,6 @@ def export_network(
         metrics: results for the model card.
         licence: SPDX identifier of the weights' licence.
         training: how it was trained, kept in config.json.
-        processing: how its input is prepared; as for a network trained on scenes alone when not given.
         calibration: corrections measured after training.
         run: folder of the run it is of; a comparison of these weights that lies there goes into the model card.
 
@@ -229,7 +218,7 @@ def export_network(
         description = {
             "format": FORMAT,
             "model": network.config.to_mapping(),
-            "processing": dataclasses.asdict(processing or processing_of(network)),
+            "processing": dataclasses.asdict(processing_of(network)),
             "calibration": dataclasses.asdict(calibration or Calibration()),
             "training": kept,
             "licence": licence,
