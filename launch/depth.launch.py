@@ -43,8 +43,8 @@ ARGUMENTS = [
     (
         "engine",
         "",
-        f"auto, onnx, torch, classical, or a published model's transformers or marigold{AS_FILE}.",
-        ["", "auto", "onnx", "torch", "classical", "transformers", "marigold"],
+        f"auto, onnx, torch, classical, or a published model's transformers, marigold or flux{AS_FILE}.",
+        ["", "auto", "onnx", "torch", "classical", "transformers", "marigold", "flux"],
     ),
     ("model", "", f"Shipped model, folder that mf-ros export wrote, or a published model{AS_FILE}.", []),
     ("device", "", f"auto, cpu or cuda{AS_FILE}.", ["", "auto", "cpu", "cuda"]),

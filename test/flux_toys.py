@@ -30,7 +30,7 @@ def smooth_network(seed: int = 0) -> Flux2Network:
     generator = torch.Generator().manual_seed(seed)
     rows, cols = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
     planes = torch.stack([torch.ones(256), rows.flatten(), cols.flatten()], 1)
-    net.depth_final_layer.linear.weight.data = planes @ torch.randn(3, 64, generator=generator) * 0.01
+    net.depth_final_layer.linear.weight.data = planes @ torch.randn(3, 64, generator=generator) * 0.005
     # There is no bias. A shift that makes the same of every embedded level stands in for one, so that depth is near 1.
     levels = torch.linspace(0, 1, 33)
     _, code = net._codes(torch.zeros(33), levels, torch.float32)
@@ -38,7 +38,7 @@ def smooth_network(seed: int = 0) -> Flux2Network:
     towards_one = torch.linalg.lstsq(embedded, torch.ones(33, 1)).solution[:, 0]
     modulation = net.depth_final_layer.adaLN_modulation[1].weight.data
     modulation[:64] = torch.outer(torch.ones(64) / 64, towards_one)
-    modulation[64:] *= 0.1
+    modulation[64:] *= 0.05
     net.depth_final_layer.linear.weight.data += 1.0
     return net
 

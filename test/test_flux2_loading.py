@@ -204,7 +204,7 @@ def test_a_licence_against_commercial_use_must_be_accepted(
     path = folder(tmp_path / "w", tensors(), where.get("metadata"), **where.get("config", {}))
     (path / "README.md").write_text(where.get("card", "no front matter\nlicense: cc-by-nc-4.0\n"))
     message = refused(path, f"is {named}.*: non-commercial use only")
-    assert "accept_noncommercial=True" in message
+    assert "engine.accept_noncommercial: true" in message and "--accept-noncommercial" in message
     with caplog.at_level(logging.WARNING):
         load_flux2(path, torch.float32, config=TINY, accept_noncommercial=True)
     assert "non-commercial use only" in caplog.text

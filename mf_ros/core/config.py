@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Tuple
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
-EngineName = Literal["auto", "onnx", "torch", "classical", "transformers", "marigold"]
+EngineName = Literal["auto", "onnx", "torch", "classical", "transformers", "marigold", "flux"]
 OutputKind = Literal["depth", "disparity", "log_depth", "metric"]
 
 
@@ -92,7 +92,8 @@ class EngineConfig:
 
     name: EngineName = "auto"
     """auto runs the network with onnxruntime, else with torch, else, with a warning, classical, which needs no weights;
-    onnx and torch run the network or say why they cannot; transformers and marigold run published depth models."""
+    onnx and torch run the network or say why they cannot; transformers, marigold and flux run models that others
+    published."""
     model: str = "nano"
     """The network: nano, which is shipped, or the folder that mf-ros export wrote; a published model's hub id or folder."""
     steps: int = 0

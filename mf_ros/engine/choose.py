@@ -45,6 +45,7 @@ PUBLISHED: Dict[str, _Source] = {
     "marigold": _Source(
         ("torch", "transformers", "diffusers"), "diffusion", "mf_ros.engine.torch_marigold", "marigold_engine"
     ),
+    "flux": _Source(("torch", "safetensors"), "flux", "mf_ros.engine.torch_flux", "flux_engine"),
 }
 
 

@@ -6,16 +6,16 @@ Only safetensors are read, whole or in shards; the layout is that of a Hugging F
 from __future__ import annotations
 
 import json
-import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mf_ros.errors import ModelError, require_package
+from mf_ros.licences import UNKNOWN, is_non_commercial, licence_of
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS
 
-WEIGHTS, INDEX, CONFIG, CARD = "model.safetensors", "model.safetensors.index.json", "config.json", "README.md"
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 OFFICIAL_LICENCE = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/)"
 """Of the released weights; it counts for every network of a released variant whose files name no licence."""
 
@@ -26,7 +26,6 @@ _LARGEST_DOCUMENT = 16 * 2**20
 _MOST_SHARDS = 1000
 _MOST_TENSORS = 100_000
 _LONGEST_SHOWN = 200
-_NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non-?\s?commercial", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,13 @@ class Description:
     Attributes:
         document: ``config.json``; empty without the file.
         variant: what it calls the network, or None.
-        licences: those that it and the model card name.
+        licence: what it or the model card calls the licence, the official one where a released variant names none, or
+            None.
     """
 
     document: Mapping[str, Any]
     variant: Optional[str]
-    licences: Tuple[str, ...]
-
-    def licence(self, others: Sequence[Optional[str]] = ()) -> Optional[str]:
-        """The licence to go by, the official one where a released variant names none; ``others`` count too."""
-        return _licence([*self.licences, *others], self.variant)
+    licence: Optional[str]
 
 
 def read_description(folder: Path) -> Description:
@@ -93,13 +89,9 @@ def read_description(folder: Path) -> Description:
     variant = config.get("variant")
     if variant is not None and not isinstance(variant, str):
         raise ModelError(f"{path}: 'variant' is {reprlib.repr(variant)}, a name is needed.")
-    stated = [config.get("license"), config.get("license_name"), *_of_card(folder / CARD)]
-    return Description(config, variant, tuple(each for each in stated if isinstance(each, str)))
-
-
-def is_non_commercial(licence: Optional[str]) -> bool:
-    """Whether a licence forbids commercial use."""
-    return licence is not None and bool(_NON_COMMERCIAL.search(licence))
+    stated = licence_of(folder)
+    official = OFFICIAL_LICENCE if variant in OFFICIAL_VARIANTS else None
+    return Description(config, variant, official if stated == UNKNOWN else stated)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -115,7 +107,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     weights = _found(path)
     description = read_description(weights.parent)
-    stated: List[Optional[str]] = []
+    stated = [description.licence]
     tensors: Dict[str, StoredTensor] = {}
     for file in _shards(weights):
         found, licences = _header(file)
@@ -125,7 +117,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             if name in tensors:
                 raise ModelError(f"The weights {weights} hold the tensor {shown(name)} twice: download them again.")
             tensors[name] = each
-    return Checkpoint(weights, description.variant, description.licence(stated), tensors)
+    return Checkpoint(weights, description.variant, _licence(stated), tensors)
 
 
 def open_tensors(file: Path) -> List[StoredTensor]:
@@ -216,19 +208,7 @@ def _check_length(file: Path) -> None:
         raise ModelError(f"{file} has a header of {length} bytes, so it is no safetensors file of a network.")
 
 
-def _of_card(path: Path) -> List[str]:
-    """Licences in the front matter of a model card."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        text = file.read(65536).decode("utf-8", "replace")
-    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    return re.findall(r"^license(?:_name)?:[ \t]*(\S.*?)\s*$", front.group(1), re.MULTILINE) if front else []
-
-
-def _licence(stated: List[Any], variant: Optional[str]) -> Optional[str]:
+def _licence(stated: List[Optional[str]]) -> Optional[str]:
     """The licence to go by: one that forbids commercial use, wherever it is stated, else the first."""
-    names = [shown(each) for each in stated if isinstance(each, str) and each.strip()]
-    strict = [each for each in names if _NON_COMMERCIAL.search(each)]
-    official = [OFFICIAL_LICENCE] if variant in OFFICIAL_VARIANTS else []
-    return next(iter([*strict, *names, *official]), None)
+    names = [shown(each) for each in stated if each is not None and each.strip()]
+    return next(iter([*filter(is_non_commercial, names), *names]), None)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mf_ros.errors import ConfigError, ModelError, require_package
+from mf_ros.licences import licence_warning
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS, Flux2Config
-from mf_ros.model.flux2.files import CONFIG, Checkpoint, StoredTensor, is_non_commercial, open_checkpoint, shown
+from mf_ros.model.flux2.files import CONFIG, Checkpoint, StoredTensor, open_checkpoint, shown
 from mf_ros.model.flux2.memory import free_memory
 from mf_ros.model.flux2.network import Flux2Network
 
@@ -32,6 +33,7 @@ def load_flux2(
     *,
     config: Optional[Flux2Config] = None,
     accept_noncommercial: bool = False,
+    quiet: bool = False,
 ) -> Flux2Network:
     """The network with its weights, ready for inference.
 
@@ -42,6 +44,7 @@ def load_flux2(
         device: where to.
         config: sizes, for weights that ``config.json`` does not name a released variant for.
         accept_noncommercial: needed for weights whose licence forbids commercial use, as the official one does.
+        quiet: leave telling of that licence to the caller.
 
     Raises:
         MissingDependencyError: safetensors is not installed.
@@ -60,10 +63,12 @@ def load_flux2(
     wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
     _check_names(checkpoint, wanted, sizes)
     check_tensors(checkpoint.tensors, wanted)
-    told = check_licence(checkpoint.path, checkpoint.licence, accept_noncommercial)
+    told = None
+    if checkpoint.licence is not None:
+        told = licence_warning(str(checkpoint.path), checkpoint.licence, accepted=accept_noncommercial)
     kinds = {name: torch.float32 if name.startswith(_FLOAT32_PARTS) else dtype for name in wanted}
     _check_memory(checkpoint, kinds, where)
-    if told is not None:
+    if told is not None and not quiet:
         _log.warning("%s", told)
     network.load_state_dict(read_tensors(checkpoint.tensors, kinds, where), assign=True)
     return network.requires_grad_(False).eval()
@@ -133,23 +138,6 @@ def check_tensors(tensors: Mapping[str, StoredTensor], wanted: Mapping[str, Tupl
             raise ModelError(
                 f"{stored.file}: {stored.name} has dtype {stored.dtype}, but {', '.join(_STORED)} are read."
             )
-
-
-def check_licence(path: Path, licence: Optional[str], accepted: bool) -> Optional[str]:
-    """What to tell of a licence that forbids commercial use, None of any other.
-
-    Raises:
-        ModelError: it was not accepted.
-    """
-    if not is_non_commercial(licence):
-        return None
-    stated = f"The licence of the weights {path} is {licence}: non-commercial use only"
-    if not accepted:
-        raise ModelError(
-            f"{stated}. To use them under these terms, set engine.accept_noncommercial: true (on the "
-            "command line --accept-noncommercial, in Python accept_noncommercial=True)."
-        )
-    return f"{stated}."
 
 
 def _check_memory(checkpoint: Checkpoint, kinds: Mapping[str, torch.dtype], device: torch.device) -> None:
