@@ -254,9 +254,16 @@ def results_of(mae: Estimate, free: float) -> Results:
 def test_the_gate_wants_better_depth_and_nothing_forgotten(
     mae: float, free: float, canary: float, failed: list[str]
 ) -> None:
-    verdict = judge(results_of(Estimate(mae), free), results_of(Estimate(0.0), canary))
+    verdict = judge(results_of(Estimate(mae), free), results_of(Estimate(canary), 0.0))
     assert [check.name for check in verdict.checks if check.passed is False] == failed
     assert verdict.passed == (not failed)
+
+
+def test_on_procedural_scenes_absrel_is_said_beside_the_error_that_decides() -> None:
+    check = judge(results_of(Estimate(-0.05), 0.0), results_of(Estimate(0.01), 0.3)).checks[2]
+    assert check.passed
+    assert check.text.startswith("The MAE on the procedural scenes rises by 1.0%")
+    assert "AbsRel rises by 30.0%" in check.text
 
 
 def test_the_gate_says_when_a_gain_may_be_chance_but_lets_it_pass() -> None:

@@ -175,7 +175,7 @@ def test_tables_are_printed_for_people(run: Run, networks: Any, tuned: Path, wal
     assert "on fleet, split test: 6 frames of 6 recordings" in text
     assert "tuned - base      MAE -50.0% (-50.0% to -50.0%)" in text
     assert "  ok   The MAE on held-out returns falls by 50.0%" in text
-    assert "    -  The AbsRel on the procedural scenes was not measured." in text
+    assert "    -  The MAE on the procedural scenes was not measured." in text
 
 
 def test_a_worse_network_fails_the_gate_and_only_with_it_the_command(
