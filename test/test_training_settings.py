@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
     "path", sorted((REPOSITORY / "config" / "training").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_preset_can_be_used(path: Path) -> None:
-    config = load_train_config(path.stem, ["data.frames.folder=frames", "init=nano"])
+    config = load_train_config(path.stem, ["data=dataset", "init=nano"])
     assert config.steps > 0
     assert config.model["width"] > 0, "the model's preset is filled in"
 
@@ -97,11 +97,23 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(override: str, word
 
 def test_post_training_must_be_told_what_to_start_from() -> None:
     with pytest.raises(ConfigError, match="name the weights to start from: init=nano"):
-        load_train_config("posttrain", ["data.frames.folder=frames"])
+        load_train_config("posttrain", ["data=dataset"])
+
+
+def test_a_data_set_is_named_in_short_and_the_rest_of_the_data_stays_the_presets() -> None:
+    config = load_train_config("posttrain", ["data=here/fleet", "init=nano"])
+    assert config.data.dataset.path == "here/fleet"
+    assert config.data.mix.dataset > 0 and config.data.mix.scenes > 0
+
+
+def test_post_training_without_data_says_how_to_name_it() -> None:
+    with pytest.raises(ConfigError, match="name the data set that mf-ros extract wrote: data=DATASET; for a folder"):
+        load_train_config("posttrain", ["init=nano"])
 
 
 def test_parts_of_one_drive_are_trained_on_and_held_out_only_when_they_do_not_overlap() -> None:
-    drive = ["init=nano", "data.frames.folder=drive", "data.frames.heldout_folder=./drive"]
+    frames = ["data.mix.frames=0.6", "data.mix.dataset=0"]
+    drive = ["init=nano", *frames, "data.frames.folder=drive", "data.frames.heldout_folder=./drive"]
     config = load_train_config("posttrain", [*drive, "data.frames.part=[0,0.5]", "data.frames.heldout_part=[0.5,1]"])
     assert (config.data.frames.part, config.data.frames.heldout_part) == ((0.0, 0.5), (0.5, 1.0))
     with pytest.raises(ConfigError, match="the same frames of drive"):
