@@ -91,7 +91,7 @@ def _tiles(document: Mapping[str, Any]) -> List[Tuple[str, str, str]]:
         elif result["input"] == NO_RETURNS:
             tiles.append(_tile("Image alone, AbsRel", result, "absrel", ""))
     for result in (document["canary"] or {}).get("inputs", ()):
-        tiles.append(_tile("Procedural, AbsRel", result, "absrel", ""))
+        tiles.append(_tile("Procedural, MAE", result, "mae", " m"))
     tiles.append(("Frames", str(document["frames"]), f"of {count_text(document['recordings'], 'recording')}"))
     return tiles
 
