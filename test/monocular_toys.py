@@ -32,6 +32,12 @@ def dinov2(**changes: Any) -> Any:
 
 
 def save(folder: Path, network: Any, processor: Any, licence: str | None = "apache-2.0") -> Path:
+    """A model's folder; its weights are made larger, so that what it puts out hangs on the image."""
+    torch.manual_seed(0)
+    networks = [network] if processor is not None else [network.unet]
+    with torch.no_grad():
+        for parameter in (each for one in networks for each in one.parameters()):
+            parameter += 0.2 * torch.randn_like(parameter)
     network.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -47,7 +53,6 @@ def processor(**changes: Any) -> Any:
 
 def depth_anything(folder: Path, kind: str = "relative", licence: str | None = "apache-2.0") -> Path:
     """Depth Anything V2: a DPT head on DINOv2."""
-    torch.manual_seed(0)
     config = transformers.DepthAnythingConfig(
         backbone_config=dinov2(),
         patch_size=PATCH,
@@ -89,7 +94,6 @@ def dpt(folder: Path, padded: bool = False) -> Path:
 
 
 def glpn(folder: Path) -> Path:
-    torch.manual_seed(0)
     config = transformers.GLPNConfig(
         depths=[1, 1, 1, 1],
         hidden_sizes=[8, 8, 8, 8],
@@ -99,6 +103,63 @@ def glpn(folder: Path) -> Path:
         decoder_hidden_size=8,
     )
     return save(folder, transformers.GLPNForDepthEstimation(config), transformers.GLPNImageProcessorPil())
+
+
+def zoedepth(folder: Path) -> Path:
+    """Needs torchvision to run."""
+    beit = transformers.BeitConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=64,
+        patch_size=16,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
+    config = transformers.ZoeDepthConfig(
+        backbone_config=beit,
+        backbone_hidden_size=16,
+        neck_hidden_sizes=[8] * 4,
+        fusion_hidden_size=8,
+        bottleneck_features=8,
+        num_relative_features=8,
+        num_attractors=[4, 2, 2, 1],
+        bin_embedding_dim=8,
+        bin_configurations=[{"n_bins": 4, "min_depth": 1e-3, "max_depth": 80.0, "name": "kitti"}],
+        num_patch_transformer_layers=1,
+        patch_transformer_hidden_size=8,
+        patch_transformer_intermediate_size=8,
+        patch_transformer_num_attention_heads=1,
+    )
+    images = transformers.ZoeDepthImageProcessorPil(size={"height": 64, "width": 64}, ensure_multiple_of=32)
+    return save(folder, transformers.ZoeDepthForDepthEstimation(config), images)
+
+
+def depth_pro(folder: Path, fov: bool = True) -> Path:
+    """Needs torchvision to be made and to run."""
+
+    def vit() -> Any:
+        return transformers.Dinov2Config(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=16, patch_size=4
+        )
+
+    config = transformers.DepthProConfig(
+        fusion_hidden_size=16,
+        patch_size=16,
+        intermediate_hook_ids=[1, 0],
+        intermediate_feature_dims=[8, 8],
+        scaled_images_ratios=[0.25, 0.5, 1],
+        scaled_images_overlap_ratios=[0.0, 0.5, 0.25],
+        scaled_images_feature_dims=[8, 8, 8],
+        use_fov_model=fov,
+        num_fov_head_layers=1,
+        image_model_config=vit(),
+        patch_model_config=vit(),
+        fov_model_config=vit(),
+    )
+    images = transformers.DepthProImageProcessor(size={"height": 64, "width": 64})
+    return save(folder, transformers.DepthProForDepthEstimation(config), images)
 
 
 def marigold(folder: Path, licence: str | None = "apache-2.0", **changes: Any) -> Path:

@@ -34,7 +34,7 @@ _LARGEST_CORRECTION = 1.0
 # Returns that differ by more than so many times the spread from those around them count as wrong.
 _PLAUSIBLE = 4.0
 _AROUND = 2.0
-# A correction halves with every so much of the image's width of distance to the nearest return.
+# Away from the returns a correction halves with every so much of the image's width.
 _REACH = 0.1
 # Returns are held out by cells of so many times their spacing.
 _HELD_OUT_CELL = 2.0
@@ -177,8 +177,7 @@ def corrected(depth: FloatArray, returns: FloatArray, fit: ScaleFit) -> Correcte
         return Corrected(depth, np.full(depth.shape, math.log(fit.spread), np.float32))
     correction, distance = _completed(residual, shown)
     # At the distance that was held out it is what was measured there; far away that of the fit.
-    fade = np.exp2(np.minimum((usual - distance) / (_REACH * residual.shape[1]), 0.0))
-    scale = fit.spread + (near - fit.spread) * fade
+    scale = fit.spread + (near - fit.spread) * _fade(distance, usual)
     correction, log_scale = (enlarged(each, step, depth.shape) for each in (correction, np.log(scale)))
     return Corrected((depth * np.exp(correction)).astype(np.float32), log_scale.astype(np.float32))
 
@@ -217,8 +216,16 @@ def _completed(residual: FloatArray, shown: BoolArray) -> Tuple[FloatArray, Floa
     """Correction of log depth for all pixels, and their distance to the nearest return, pixels."""
     ratio: FloatArray = np.where(shown, np.exp(residual), np.float32(0)).astype(np.float32)
     complete: FloatArray = -np.log(complete_inverse_depth(ratio, row_pattern(shown)))
-    distance = cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, 3)
-    return complete * np.exp2(distance * np.float32(-1.0 / (_REACH * shown.shape[1]))), np.asarray(distance, np.float32)
+    distance = np.asarray(cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, 3), np.float32)
+    # Between the returns it does not fade, or lines of them would show.
+    return complete * _fade(distance, _AROUND * _spacing(shown)), distance
+
+
+def _fade(distance: FloatArray, start: float) -> FloatArray:
+    """1 up to a distance in pixels, from there on halved with every tenth of the image's width."""
+    reach = _REACH * distance.shape[1]
+    fade: FloatArray = np.exp2(np.minimum((min(start, reach) - distance) / np.float32(reach), 0)).astype(np.float32)
+    return fade
 
 
 def _held_out_spread(residual: FloatArray, shown: BoolArray, usual: float) -> Tuple[float, float]:

@@ -233,7 +233,9 @@ def loading(folder: Path, libraries: Sequence[ModuleType], extra: str) -> Iterat
         text = failure_text(error)
         if "trust_remote_code" in str(error):
             text = "it needs Python code that comes with it, which is never run"
-        raise ModelError(f"{name} cannot load the model {folder}: {text}") from error
+        raise ModelError(
+            f"{name} cannot load the model {folder} ({text}): download it again, or name another one."
+        ) from error
     finally:
         for library, level in zip(libraries, before, strict=True):
             library.utils.logging.set_verbosity(level)
