@@ -332,6 +332,23 @@ def test_marigold_runs_with_its_own_number_of_steps_or_another(tmp_path: Path) -
     assert own.describe()["output"] == "depth" and "diffusers" in own.describe()["library"]
 
 
+def test_the_first_releases_of_marigold_run_too(tmp_path: Path) -> None:
+    """Their description calls the pipeline otherwise and does not say that it puts out depth."""
+    folder = toys.marigold(tmp_path / "tiny")
+    index = folder / "model_index.json"
+    toys.edit(index, _class_name="MarigoldPipeline", prediction_type=None, default_denoising_steps=None)
+    made = engine(folder, "marigold")
+    assert (made.describe()["output"], made.describe()["steps"]) == ("depth", "4")
+    assert np.isfinite(made.estimate(*frame()).depth).all()
+
+
+def test_half_precision_weights_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+    folder = toys.marigold(tmp_path / "tiny")
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+    assert np.isfinite(engine(folder, "marigold").estimate(*frame()).depth).all()
+
+
 def test_marigold_is_replayed_and_must_be_accepted_too(tmp_path: Path, run: Run) -> None:
     folder = toys.marigold(tmp_path / "tiny", licence="cc-by-nc-4.0")
     bag = record(tmp_path / "in.mcap", frames=1)
@@ -352,6 +369,7 @@ def unet_without_a_weight(folder: Path) -> None:
     ("damage", "sentence"),
     [
         (lambda index: toys.edit(index, _class_name="StableDiffusionPipeline"), "the engine marigold runs Marigold"),
+        (lambda index: toys.edit(index, _class_name="MarigoldPipeline", use_full_z_range=True), "is none for depth"),
         (lambda index: toys.edit(index, unet=["os", "system"]), r"names \['os', 'system'\] as its unet"),
         (lambda index: toys.edit(index, safety_checker=["x", "Y"]), "as its safety_checker, which no Marigold has"),
         (lambda index: toys.edit(index, default_denoising_steps=10**9), "default_denoising_steps is 1000000000"),

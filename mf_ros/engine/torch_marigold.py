@@ -23,7 +23,9 @@ from mf_ros.errors import ModelError, require_package
 EXTRA = "diffusion"
 
 _INDEX = "model_index.json"
-_PIPELINE = "MarigoldDepthPipeline"
+# The second is what the first releases call it, of which those for surface normals have a setting of their own.
+_PIPELINES = ("MarigoldDepthPipeline", "MarigoldPipeline")
+_NORMALS = "use_full_z_range"
 _LARGEST_INDEX = 1_000_000
 # The parts of the pipeline; what else a description names is not loaded.
 _PARTS = {
@@ -135,9 +137,12 @@ def _checked_index(path: Path) -> Dict[str, Any]:
         raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: it is damaged; download the model again.") from error
-    if not isinstance(document, dict) or document.get("_class_name") != _PIPELINE:
-        found = document.get("_class_name") if isinstance(document, dict) else None
-        raise ModelError(f"{path} describes a pipeline {reprlib.repr(found)}: the engine marigold runs {_PIPELINE}.")
+    found = document.get("_class_name") if isinstance(document, dict) else None
+    if found not in _PIPELINES or _NORMALS in document:
+        raise ModelError(
+            f"{path} describes a pipeline {reprlib.repr(found)} that is none for depth: the engine marigold runs "
+            f"{_PIPELINES[0]}."
+        )
     for part, value in document.items():
         if not isinstance(value, list):
             continue
