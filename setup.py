@@ -21,6 +21,9 @@ TRAIN = [
     "onnx>=1.16",
     "onnxscript>=0.2",
 ]
+MONOCULAR = [*TORCH, "transformers>=4.55"]
+# 0.37 brought the autoencoder of FLUX.2.
+DIFFUSION = [*MONOCULAR, "diffusers>=0.37"]
 FLEET = [*CV, *BAGS, "pyarrow>=15", "pylance>=0.20", "ImageHash>=4.3"]
 
 
@@ -70,6 +73,9 @@ setup(
         "fleet": FLEET,
         "ray": [*FLEET, "ray>=2.9"],
         "lora": ["peft>=0.11"],
+        "monocular": MONOCULAR,
+        "diffusion": DIFFUSION,
+        "flux": DIFFUSION,
         "viz": ["rerun-sdk>=0.18", "open3d>=0.17"],
         "remote": ["universal-pathlib>=0.2"],
         "dev": ["pytest>=7", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "pytransform3d>=3.5", "types-PyYAML"],

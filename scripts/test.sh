@@ -22,7 +22,7 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
 fi
 extras=offline,remote,fleet,dev
 if "$python" -c 'import torch' 2>/dev/null; then
-    extras+=,train,ray,lora
+    extras+=,train,ray,lora,flux
 fi
 "$python" -m pip install -q -c constraints.txt -e ".[$extras]"
 
