@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from flux2_toys import random_network  # noqa: E402
 
+from mf_ros.core.camera import CameraModel, make_camera  # noqa: E402
 from mf_ros.core.types import ByteArray, FloatArray, SparseDepth  # noqa: E402
 from mf_ros.model.flux2 import Flux2Network  # noqa: E402
 
@@ -121,6 +124,10 @@ def tiny_folder(path: Path, net: Any = None, **config: Any) -> Path:
     return path
 
 
+def camera_of(shape: tuple[int, ...]) -> CameraModel:
+    return make_camera(shape[1], shape[0], [80.0, 0, shape[1] / 2, 0, 80.0, shape[0] / 2, 0, 0, 1], [], "plumb_bob")
+
+
 def slope(height: int, width: int, nearest: float = 4.0) -> FloatArray:
     """(H, W) metres: ground that rises to the right, twice as far at the top as at the bottom."""
     rows, cols = np.mgrid[0:height, 0:width]
@@ -140,3 +147,25 @@ def lines_of(depth: FloatArray, lines: int = 6, every: int = 2) -> SparseDepth:
     rows = (np.arange(lines) * 2 + 1) * depth.shape[0] // (2 * lines)
     sparse[rows[:, None], np.arange(0, depth.shape[1], every)[None]] = depth[rows][:, ::every]
     return SparseDepth(sparse, int(np.count_nonzero(sparse)))
+
+
+def blocked_network(monkeypatch: pytest.MonkeyPatch) -> List[object]:
+    """Block the network; the list fills with the addresses that are asked for."""
+    attempts: List[object] = []
+
+    def refused(self: socket.socket, address: object) -> None:
+        attempts.append(address)
+        raise OSError("the network is blocked")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refused)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: refused(None, address))
+    return attempts
+
+
+def into_hub_cache(root: Path, repository: str, folder: Path) -> Path:
+    """A folder where the Hub's library keeps a model that it downloaded."""
+    base = root / f"models--{repository.replace('/', '--')}"
+    (base / "refs").mkdir(parents=True)
+    (base / "refs" / "main").write_text("a" * 40)
+    return Path(shutil.copytree(folder, base / "snapshots" / ("a" * 40)))

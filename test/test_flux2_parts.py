@@ -292,6 +292,20 @@ def test_a_text_encoder_of_another_size_or_kind_is_refused(tmp_path: Path, monke
     assert not cache_folder().exists()
 
 
+def test_a_text_encoder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    folder = qwen_folder(tmp_path / "qwen")
+    state = safetensors_torch.load_file(folder / "model.safetensors")
+    without = {name: each for name, each in state.items() if "layers.3.mlp.up_proj" not in name}
+    assert len(without) == len(state) - 1
+    safetensors_torch.save_file(without, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack .*layers\.3\.mlp\.up_proj\.weight: download Qwen/Qwen3-8B"):
+        encoded_prompt(folder, CPU)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"The text encoder in .* cannot be used") as caught:
+        encoded_prompt(folder, CPU)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_text_encoder_that_memory_has_no_room_for_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,15 +317,12 @@ def test_a_text_encoder_that_memory_has_no_room_for_is_not_loaded(
 
 
 def hub_cache(root: Path, repository: str, files: Dict[str, str]) -> Path:
-    """A model as the Hub's library keeps it after a download."""
-    base = root / f"models--{repository.replace('/', '--')}"
-    (base / "refs").mkdir(parents=True)
-    (base / "refs" / "main").write_text("a" * 40)
-    folder = base / "snapshots" / ("a" * 40)
-    folder.mkdir(parents=True)
+    """A model of some files as the Hub's library keeps it after a download."""
+    made = root / "made"
+    made.mkdir(parents=True)
     for name, text in files.items():
-        (folder / name).write_text(text)
-    return folder
+        (made / name).write_text(text)
+    return toys.into_hub_cache(root, repository, made)
 
 
 @pytest.fixture()

@@ -5,12 +5,14 @@ Image to depth uses no other prompt, so the text encoder, nearly as large as the
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Union
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Mapping, Union
 
 import torch
 from torch import Tensor
@@ -37,8 +39,6 @@ _LAYERS = (9, 18, 27)
 _KEPT_LAYERS = _LAYERS[-1] + 1
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model*.safetensors*")
 _SPARE = 1.2
-
-Encode = Callable[[Path, torch.device], Tensor]
 
 
 def empty_prompt(
@@ -94,18 +94,25 @@ def encoded_prompt(encoder: Path, device: torch.device, prompt: str = "") -> Ten
     """
     transformers = require_package("transformers", extra="flux")
     _check_memory(encoder, device)
+    # No code that comes with a model is run, and nothing is fetched.
+    safely: Dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(encoder), local_files_only=True)
-        config = transformers.AutoConfig.from_pretrained(str(encoder), local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(str(encoder), **safely)
         _check_layers(encoder, config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(encoder), **safely)
         config.num_hidden_layers = _KEPT_LAYERS
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:_KEPT_LAYERS]
-        model = transformers.AutoModel.from_pretrained(
-            str(encoder), config=config, dtype=torch.bfloat16, use_safetensors=True, local_files_only=True
-        )
+        kind: Dict[str, Any] = {"config": config, "dtype": torch.bfloat16, "use_safetensors": True}
+        with _quiet(transformers):
+            model, found = transformers.AutoModel.from_pretrained(
+                str(encoder), output_loading_info=True, **kind, **safely
+            )
+        _check_complete(encoder, found)
         states = _states(model.to(device).eval(), _tokens(tokenizer, prompt), device)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # errors of the libraries have no common base but this
         raise ModelError(f"The text encoder in {encoder} cannot be used: {shown(error)}.") from error
     made = torch.cat([states[layer] for layer in _LAYERS], 2).to(torch.bfloat16)
     # Its memory is needed for the network.
@@ -114,6 +121,18 @@ def encoded_prompt(encoder: Path, device: torch.device, prompt: str = "") -> Ten
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return made
+
+
+@contextlib.contextmanager
+def _quiet(transformers: ModuleType) -> Iterator[None]:
+    """Without the library's list of weights that are left out on purpose."""
+    logs = transformers.utils.logging
+    before = logs.get_verbosity()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
 
 
 def _tokens(tokenizer: Any, prompt: str) -> Dict[str, Tensor]:
@@ -139,6 +158,13 @@ def _check_layers(encoder: Path, config: Any) -> None:
             f"The text encoder in {encoder} is {shown(kind)} with {layers} layers: {ENCODER} is needed, or the file "
             f"{FILE} that was made with it."
         )
+
+
+def _check_complete(encoder: Path, found: Mapping[str, Any]) -> None:
+    """The library fills tensors that are missing with random numbers."""
+    missing = sorted({str(name) for name in found.get("missing_keys", ())})
+    if missing:
+        raise ModelError(f"The weights in {encoder} lack {shown(missing[0])}: download {ENCODER} there again.")
 
 
 def _check_memory(encoder: Path, device: torch.device) -> None:

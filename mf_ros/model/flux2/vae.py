@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mf_ros.errors import ModelError, require_package
+from mf_ros.errors import MissingDependencyError, ModelError, require_package
 from mf_ros.model.flux2.files import StoredTensor, open_tensors, shown
 from mf_ros.model.flux2.loading import check_tensors, read_tensors
 
@@ -113,8 +113,14 @@ def load_autoencoder(
     sizes = _sizes(stored, folder / parts[0])
     # Asked for late: what is wrong with the files is said on machines without it, too.
     diffusers = require_package("diffusers", extra="flux")
+    try:
+        kind = diffusers.AutoencoderKLFlux2
+    except (AttributeError, ImportError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"diffusers {diffusers.__version__} has no AutoencoderKLFlux2: run pip install -U 'mf_ros[flux]'."
+        ) from error
     with torch.device("meta"):
-        vae = diffusers.AutoencoderKLFlux2(**sizes)
+        vae = kind(**sizes)
     wanted = {
         name: tuple(each.shape)
         for name, each in vae.state_dict().items()
@@ -208,11 +214,13 @@ def _sizes(stored: Mapping[str, StoredTensor], path: Path) -> Dict[str, Any]:
         [int(name.split(".")[4]) for name in stored if name.startswith("encoder.down_blocks.0.resnets.")]
         or [int(name.split(".")[4]) - 1 for name in stored if name.startswith("decoder.up_blocks.0.resnets.")]
     )
+    # Not every version of the library knows decoders of other widths.
+    other = {"decoder_block_out_channels": decoder} if decoder and decoder != widths else {}
     return {
+        **other,
         "block_out_channels": widths,
-        "decoder_block_out_channels": decoder or None,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
-        "up_block_types": ("UpDecoderBlock2D",) * len(decoder or widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
         "layers_per_block": min(layers, _MOST_LAYERS),
         "latent_channels": norm.shape[0] // _CELLS**2,
         "norm_num_groups": _NORM_GROUPS,
