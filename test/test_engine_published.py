@@ -125,7 +125,7 @@ def test_models_that_need_torchvision_run(make: Callable[[Path], Path], kind: st
 def test_a_model_that_needs_torchvision_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = toys.zoedepth(tmp_path / "tiny")
     missing(monkeypatch, "torchvision")
-    with pytest.raises(MissingDependencyError, match=r"'torchvision' is not installed.*mf_ros\[monocular\]"):
+    with pytest.raises(MissingDependencyError, match=r"needs the Python package 'torchvision'.*pip install"):
         engine(folder)
 
 

@@ -150,8 +150,10 @@ def test_the_shipped_file_states_the_defaults_of_every_setting():
 def test_the_shipped_file_explains_every_setting():
     lines = DEPTH_YAML.read_text().splitlines()
     for key in settings():
-        name = key.split(".")[1]
-        at = next(i for i, line in enumerate(lines) if re.match(rf"\s+(# )?{name}:", line))
+        group, name = key.split(".")
+        # Below its group, since a setting may be called like another group.
+        start = next(i for i, line in enumerate(lines) if line.strip() == f"{group}:") + 1
+        at = next(i for i, line in enumerate(lines) if i >= start and re.match(rf"\s+(# )?{name}:", line))
         assert re.match(r"\s+# \w.{15,}\.$", lines[at - 1]), f"{key} has no comment"
 
 

@@ -30,7 +30,6 @@ EXTRA_OF_MODULE = {
     "torch": "torch",
     "safetensors": "torch",
     "transformers": "monocular",
-    "torchvision": "monocular",
     "diffusers": "diffusion",
     "accelerate": "train",
     "onnx": "train",

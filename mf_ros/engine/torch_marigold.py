@@ -153,7 +153,8 @@ def _checked_index(path: Path) -> Dict[str, Any]:
         value = document.get(setting)
         if value is not None and not (type(value) is int and 0 < value <= 4096):
             raise ModelError(f"{path}: {setting} is {reprlib.repr(value)}: a whole number from 1 to 4096 is needed.")
-    return document
+    checked: Dict[str, Any] = document
+    return checked
 
 
 def _network(part: str, folder: Path, diffusers: ModuleType, transformers: ModuleType) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +71,7 @@ class TransformersModel:
             self._processor = transformers.AutoImageProcessor.from_pretrained(folder, **local)
             if description.model_type == "zoedepth":
                 # What transformers does with its output needs it, and says so with a NameError.
-                require_package("torchvision", extra=EXTRA)
+                importlib.import_module("torchvision")
             _check_size(folder, transformers.AutoModelForDepthEstimation, description)
             network, info = transformers.AutoModelForDepthEstimation.from_pretrained(
                 folder, config=description, use_safetensors=True, output_loading_info=True, **local
@@ -224,13 +225,19 @@ def loading(folder: Path, libraries: Sequence[ModuleType], extra: str) -> Iterat
         yield
     except MfRosError:
         raise
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{name} needs another Python package for the model {folder} ({failure_text(error)}): "
-            f"run pip install 'mf_ros[{extra}]'."
-        ) from error
     except Exception as error:  # the library's errors have no common base but this
         text = failure_text(error)
+        if "torchvision" in str(error):
+            # In no extra: the one from the usual index cannot be loaded beside a torch from another.
+            raise MissingDependencyError(
+                f"{name} needs the Python package 'torchvision', built for the torch that is installed, for the model "
+                f"{folder} ({text}): run pip install torchvision, from the index that torch came from."
+            ) from error
+        if isinstance(error, ImportError):
+            raise MissingDependencyError(
+                f"{name} needs another Python package for the model {folder} ({text}): run pip install "
+                f"'mf_ros[{extra}]'."
+            ) from error
         if "trust_remote_code" in str(error):
             text = "it needs Python code that comes with it, which is never run"
         raise ModelError(
