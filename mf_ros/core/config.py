@@ -95,7 +95,7 @@ class EngineConfig:
     onnx and torch run the network or say why they cannot; transformers, marigold and flux run models that others
     published."""
     model: str = "nano"
-    """The network: nano, which is shipped, or the folder that mf-ros export wrote; a published model's hub id or folder."""
+    """The network: nano, which is shipped, or a folder of mf-ros export; a published model's hub id or folder."""
     steps: int = 0
     """Denoising steps per image; 0 takes the model's own number, which is 1, without randomness, for nano."""
     threads: int = 0
