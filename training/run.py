@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -118,8 +119,21 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
     if config.sharding != "none":
         require_processes(accelerator)
+    if accelerator.device.type == "cpu":
+        _leave_cores_to_workers(config, accelerator.num_processes)
     set_seed(config.seed)
     return accelerator
+
+
+def _leave_cores_to_workers(config: TrainConfig, processes: int) -> None:
+    """Use the cores that the processes that prepare samples leave free, unless the user has said how many.
+
+    Threads that wait for one another are slowed down to the slowest: where more of them run than there are cores, two
+    can be slower than one.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        own = (os.cpu_count() or 1) // processes
+        torch.set_num_threads(max(own - config.data.workers, 1))
 
 
 def train(
