@@ -21,7 +21,7 @@ TRAIN = [
     "onnx>=1.16",
     "onnxscript>=0.2",
 ]
-MONOCULAR = [*TORCH, "transformers>=4.56"]
+MONOCULAR = [*TORCH, "transformers>=5.0", "pillow"]
 # 0.37 brought the autoencoder of FLUX.2.
 DIFFUSION = [*MONOCULAR, "diffusers>=0.37"]
 FLEET = [*CV, *BAGS, "pyarrow>=15", "pylance>=0.20", "ImageHash>=4.3"]
