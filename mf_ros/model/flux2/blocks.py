@@ -6,8 +6,9 @@ reference implementations of FLUX.2 and of Modality Forcing (arXiv 2606.13676), 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Any, ContextManager, Iterable, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 LEVEL_CHANNELS = 256
 """Channels of a noise level before its embedding."""
 
+_AUTOCAST = ("cpu", "cuda")
 _EPS = 1e-6
 _LEVEL_SCALE = 1000.0
 _LONGEST_PERIOD = 10000.0
@@ -232,11 +234,23 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(hidden, 2 * hidden))
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """(B, N, hidden) and the embedded noise level (B, 1 or N, hidden) to (B, N, channels), in the layer's dtype."""
+        """(B, N, hidden) and the embedded noise level (B, 1 or N, hidden) to (B, N, channels).
+
+        It computes in the layer's dtype, under autocast too.
+        """
         kind = self.linear.weight.dtype
-        shift, scale = self.adaLN_modulation(code.to(kind)).chunk(2, -1)
-        out: Tensor = self.linear((1 + scale) * _normed(x.to(kind)) + shift)
+        with _without_autocast(x.device):
+            shift, scale = self.adaLN_modulation(code.to(kind)).chunk(2, -1)
+            out: Tensor = self.linear((1 + scale) * _normed(x.to(kind)) + shift)
         return out
+
+
+def body_dtype(weight: Tensor) -> torch.dtype:
+    """What a layer with this weight computes in: its own dtype, or that of autocast, in which it is trained."""
+    kind = weight.device.type
+    if kind in _AUTOCAST and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 def joined(modulations: Iterable[Modulation], counts: Sequence[int]) -> Modulation:
@@ -246,6 +260,12 @@ def joined(modulations: Iterable[Modulation], counts: Sequence[int]) -> Modulati
         for modulation, count in zip(modulations, counts, strict=True)
     ]
     return Modulation(*(torch.cat(parts, 1) for parts in zip(*runs, strict=True)))
+
+
+def _without_autocast(device: torch.device) -> ContextManager[Any]:
+    if device.type not in _AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -19,6 +19,7 @@ from mf_ros.model.flux2.blocks import (
     Rotation,
     SingleBlock,
     TripleBlock,
+    body_dtype,
     grid_positions,
     joined,
     level_sinusoid,
@@ -45,8 +46,8 @@ class Flux2Prediction(NamedTuple):
 class Flux2Network(nn.Module):
     """Modality Forcing on FLUX.2.
 
-    The body runs in the dtype of ``img_in``, each final layer in its own; the released weights are meant for a bfloat16
-    body with ``depth_final_layer`` in float32. float16 overflows.
+    The body runs in the dtype of ``img_in``, or in that of autocast, each final layer in its own; the released weights
+    are meant for a bfloat16 body with ``depth_final_layer`` in float32. float16 overflows.
     """
 
     def __init__(self, config: Flux2Config) -> None:
@@ -100,7 +101,7 @@ class Flux2Network(nn.Module):
             ValueError: the numbers of tokens do not fit the grid.
         """
         self._check(image, depth, depth_level, grid)
-        body = self.img_in.weight.dtype
+        body = body_dtype(self.img_in.weight)
         image_code, depth_code = self._codes(image_level, depth_level, body)
         tokens = [self.txt_in(text.to(body)), self.img_in(image.to(body)), self.depth_in(depth.to(body))]
         counts = [each.shape[1] for each in tokens]

@@ -15,7 +15,7 @@ Source: this project, after the replacement step of sampling with known pixels (
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -44,17 +44,18 @@ class Shown(NamedTuple):
     level: Tensor
 
 
-def with_known(state: Tensor, level: float, known: Tensor, known_level: Tensor) -> Shown:
-    """The sampler's tokens with what is known of them in place.
+def with_known(state: Tensor, level: Union[float, Tensor], known: Tensor, known_level: Tensor) -> Shown:
+    """The sampler's tokens with what is known of them in place; in training, the noised truth with what is shown.
 
     Args:
         state: (B, N, C) contracted depth at the sampler's level.
-        level: the sampler's.
+        level: the sampler's, or (B,) that of each map.
         known: as ``state``, depth where something is known.
         known_level: as ``state``, 0 trusted to 1 unknown; pixels above the sampler's level are not used.
     """
-    given = (known_level <= level) & (known_level < 1)
-    levels = torch.where(given, known_level, torch.full_like(known_level, level))
+    sampled = torch.as_tensor(level, dtype=known_level.dtype, device=known_level.device).reshape(-1, 1, 1)
+    given = (known_level <= sampled) & (known_level < 1)
+    levels = torch.where(given, known_level, sampled.expand_as(known_level))
     return Shown(torch.where(given, known, state), levels.amax(2))
 
 

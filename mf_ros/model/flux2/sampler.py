@@ -89,6 +89,22 @@ def sample_flux2(
     Raises:
         ValueError: ``steps`` is less than 1.
     """
+    return sampled_steps(net, known, steps, generator, guidance, log2_alpha)
+
+
+def sampled_steps(
+    net: Flux2Network,
+    known: Flux2Known,
+    steps: int,
+    generator: torch.Generator,
+    guidance: Optional[Guidance] = None,
+    log2_alpha: float = 0.0,
+) -> Flux2Prediction:
+    """``sample_flux2`` without inference mode, for networks that are trained on afterwards.
+
+    A network that is divided over processes keeps what it gathered, and what was gathered in inference mode cannot be
+    trained with.
+    """
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed.")
     levels = step_levels(steps)

@@ -29,15 +29,19 @@ FILE = "empty_prompt.safetensors"
 """Name of the file, beside the weights or in the user's cache."""
 ENCODER = "Qwen/Qwen3-8B"
 """The text encoder that FLUX.2 [klein] 9B was trained with."""
+ENCODER_4B = "Qwen/Qwen3-4B"
+"""That of FLUX.2 [klein] 4B, whose text tokens have 7680 channels."""
 LENGTH = 512
 """Tokens of a prompt; what it does not fill is padding, which the network was trained to see."""
 
-_FOLDER = "text_encoder"
+_FOLDER, _TOKENIZER = "text_encoder", "tokenizer"
+_CHANNELS_4B = 7680
 _NAME = "empty_prompt"
 _LAYERS = (9, 18, 27)
 # Of the last layer the library puts out the normed state, so one more than the last that is wanted is kept.
 _KEPT_LAYERS = _LAYERS[-1] + 1
-_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model*.safetensors*")
+_OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_OF_MODEL = "model*.safetensors*"
 _SPARE = 1.2
 
 
@@ -47,28 +51,32 @@ def empty_prompt(
     """(1, 512, channels) bfloat16: what the text encoder makes of the empty prompt.
 
     Read from ``empty_prompt.safetensors`` in the folder of the weights, else in the user's cache, else computed with
-    Qwen3 in the folder ``text_encoder`` beside the weights or in the cache of the Hub, and kept in the user's cache.
+    Qwen3 in the folder ``text_encoder`` beside the weights or in the cache of the Hub, and kept in the user's cache
+    (that of the 4B network as ``empty_prompt_4b.safetensors``).
 
     Args:
         folder: of the weights.
         channels: of a text token of the network.
         device: where the result goes, and where the text encoder runs if it must.
-        download: whether the text encoder, 16 GB, may be downloaded.
+        download: whether the text encoder, 16 or 8 GB, may be downloaded.
 
     Raises:
         MissingDependencyError: safetensors is not installed, or transformers where it is needed.
         ModelError: there is neither the file nor the text encoder, or they do not fit the network or the memory.
     """
     where = torch.device(device)
-    for path in (folder / FILE, cache_folder() / FILE):
+    small = channels == _CHANNELS_4B
+    kept = cache_folder() / (FILE.replace(".", "_4b.", 1) if small else FILE)
+    for path in (folder / FILE, kept):
         if path.is_file():
             return _read(path, channels, where)
-    made = encoded_prompt(_encoder(folder, download), where)
+    name = ENCODER_4B if small else ENCODER
+    made = encoded_prompt(_encoder(folder, name, kept, download), where)
     if made.shape[2] != channels:
         raise ModelError(
-            f"The text encoder gives {made.shape[2]} channels, the network takes {channels}: it needs {ENCODER}."
+            f"The text encoder gives {made.shape[2]} channels, the network takes {channels}: it needs {name}."
         )
-    _keep(made, cache_folder() / FILE)
+    _keep(made, kept)
     return made
 
 
@@ -99,7 +107,7 @@ def encoded_prompt(encoder: Path, device: torch.device, prompt: str = "") -> Ten
     try:
         config = transformers.AutoConfig.from_pretrained(str(encoder), **safely)
         _check_layers(encoder, config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(encoder), **safely)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(_tokenizer_of(encoder)), **safely)
         config.num_hidden_layers = _KEPT_LAYERS
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:_KEPT_LAYERS]
@@ -155,8 +163,8 @@ def _check_layers(encoder: Path, config: Any) -> None:
     kind, layers = getattr(config, "model_type", None), getattr(config, "num_hidden_layers", 0)
     if kind != "qwen3" or layers < _KEPT_LAYERS:
         raise ModelError(
-            f"The text encoder in {encoder} is {shown(kind)} with {layers} layers: {ENCODER} is needed, or the file "
-            f"{FILE} that was made with it."
+            f"The text encoder in {encoder} is {shown(kind)} with {layers} layers: {ENCODER} is needed (or -4B, for a "
+            f"network of 7680 text channels), or the file {FILE} that was made with it."
         )
 
 
@@ -164,7 +172,9 @@ def _check_complete(encoder: Path, found: Mapping[str, Any]) -> None:
     """The library fills tensors that are missing with random numbers."""
     missing = sorted({str(name) for name in found.get("missing_keys", ())})
     if missing:
-        raise ModelError(f"The weights in {encoder} lack {shown(missing[0])}: download {ENCODER} there again.")
+        raise ModelError(
+            f"The weights in {encoder} lack {shown(missing[0])}: download {ENCODER} (of a 4B network: Qwen3-4B) there again."
+        )
 
 
 def _check_memory(encoder: Path, device: torch.device) -> None:
@@ -177,23 +187,41 @@ def _check_memory(encoder: Path, device: torch.device) -> None:
         )
 
 
-def _encoder(folder: Path, download: bool) -> Path:
-    """Where Qwen3 is."""
+def _encoder(folder: Path, name: str, kept: Path, download: bool) -> Path:
+    """Where Qwen3 is.
+
+    Args:
+        folder: of the weights.
+        name: on the Hub.
+        kept: the file that would spare it.
+        download: whether it may be downloaded.
+    """
     beside = folder / _FOLDER
     if beside.is_dir():
-        missing = missing_files(beside, _NEEDED)
+        missing = [
+            *missing_files(beside, ["config.json"]),
+            *missing_files(_tokenizer_of(beside), _OF_TOKENIZER),
+            *missing_files(beside, [_OF_MODEL]),
+        ]
         if missing:
-            raise ModelError(f"The text encoder {beside} lacks {', '.join(missing)}: download {ENCODER} there again.")
+            raise ModelError(f"The text encoder {beside} lacks {', '.join(missing)}: download {name} there again.")
         return beside
     try:
         if download:
-            _log.warning("The empty prompt is encoded once with %s, 16 GB, which is downloaded first.", ENCODER)
-        return snapshot(ENCODER, _NEEDED, extra="flux", download=download)
+            size = "8" if name == ENCODER_4B else "16"
+            _log.warning("The empty prompt is encoded once with %s, %s GB, which is downloaded first.", name, size)
+        return snapshot(name, ("config.json", *_OF_TOKENIZER, _OF_MODEL), extra="flux", download=download)
     except ModelError as error:
         raise ModelError(
-            f"There is neither {FILE} in {folder} or {cache_folder()}, nor the text encoder to make it with: run hf "
-            f"download {ENCODER}, or copy the file from a machine that has it. ({error})"
+            f"There is neither {FILE} in {folder} nor {kept}, nor the text encoder to make it with: run hf download "
+            f"{name}, or copy the file from a machine that has it. ({error})"
         ) from error
+
+
+def _tokenizer_of(encoder: Path) -> Path:
+    """Folder of the tokenizer: folders of diffusers have it beside the text encoder."""
+    beside = encoder.parent / _TOKENIZER
+    return beside if encoder.name == _FOLDER and beside.is_dir() and missing_files(encoder, _OF_TOKENIZER) else encoder
 
 
 def _read(path: Path, channels: int, device: torch.device) -> Tensor:

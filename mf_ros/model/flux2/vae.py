@@ -19,6 +19,8 @@ from mf_ros.model.flux2.files import StoredTensor, open_tensors, shown
 from mf_ros.model.flux2.loading import check_tensors, read_tensors
 
 ENCODER, DECODER = "ae_encoder.safetensors", "ae_decoder.safetensors"
+WHOLE = "vae/diffusion_pytorch_model.safetensors"
+"""Both parts in one file, as folders of diffusers have it."""
 
 _CELLS = 2
 _EPS = 1e-4
@@ -99,7 +101,7 @@ def load_autoencoder(
     """The autoencoder whose weights lie in a folder, in float32.
 
     Args:
-        folder: with ``ae_encoder.safetensors`` and ``ae_decoder.safetensors``.
+        folder: with ``ae_encoder.safetensors`` and ``ae_decoder.safetensors``, or with ``vae`` as diffusers writes it.
         device: where to.
         parts: which of the two; image to depth needs the encoder alone.
 
@@ -109,7 +111,7 @@ def load_autoencoder(
     """
     stored: Dict[str, StoredTensor] = {}
     for file in parts:
-        stored.update(_named(folder / file))
+        stored.update(stored_part(folder, file))
     sizes = _sizes(stored, folder / parts[0])
     # Asked for late: what is wrong with the files is said on machines without it, too.
     diffusers = require_package("diffusers", extra="flux")
@@ -142,16 +144,31 @@ def load_autoencoder(
     return Autoencoder(vae.requires_grad_(False).eval(), parts)
 
 
+def stored_part(folder: Path, file: str) -> Dict[str, StoredTensor]:
+    """The tensors of encoder or decoder by the names of diffusers, from their own file or from that of both.
+
+    Raises:
+        ModelError: there is neither, or one is damaged or of another model.
+    """
+    whole = folder / WHOLE
+    if (folder / file).is_file() or not whole.is_file():
+        return _named(folder / file)
+    own = tuple(_prefixes((file,)))
+    return {each.name: each for each in open_tensors(whole) if each.name.startswith(own)}
+
+
 def diffusers_name(name: str, part: str, ups: int) -> Optional[str]:
     """What diffusers calls a tensor of the released files; None for one it does not know.
 
     Args:
-        name: for example ``down.0.block.1.conv1.weight``.
+        name: for example ``down.0.block.1.conv1.weight``; names that are those of diffusers already stay.
         part: ``encoder`` or ``decoder``.
         ups: number of resolutions of the decoder, which diffusers counts from the other end.
     """
     if name.startswith(("quant_conv.", "post_quant_conv.", "bn.")):
         return name
+    if name.startswith(_OF_DIFFUSERS):
+        return f"{part}.{name}"
     for pattern, made in _RENAMED:
         found = re.fullmatch(pattern, name)
         if found is None:
@@ -164,6 +181,7 @@ def diffusers_name(name: str, part: str, ups: int) -> Optional[str]:
     return None
 
 
+_OF_DIFFUSERS = ("down_blocks.", "up_blocks.", "mid_block.", "conv_norm_out.")
 _LAYER = r"(norm1|norm2|conv1|conv2|nin_shortcut)\.(weight|bias)"
 _RENAMED = (
     (r"(conv_in|conv_out)\.(weight|bias)", r"\1.\2"),
