@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, blend, condition, confidence, restrained, to_depth
+from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, restrained, to_depth
+from mf_ros.core.returns import LOG_LIMIT
 
 SHAPE = (96, 160)
 ROWS, COLS = np.mgrid[0:96, 0:160].astype(np.float32)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mf_ros.core.conditioning import LOG_LIMIT
 from mf_ros.core.pixels import network_image
+from mf_ros.core.returns import LOG_LIMIT
 from mf_ros.model import Prediction
 from mf_ros.model.levels import SMALLEST_LEVEL, drawn_levels, noised
 from mf_training.samples import HIDDEN, VISIBLE

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, condition, to_depth
+from mf_ros.core.conditioning import Conditioning, condition, to_depth
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.pixels import displayed_image, network_image
 from mf_ros.core.projection import project_points, to_sparse_depth
+from mf_ros.core.returns import LOG_LIMIT
 from mf_ros.core.types import FloatArray
 from mf_ros.evaluation.metrics import depth_metrics, scale_to
 from mf_ros.model import ModalityForcing, Prediction

@@ -16,10 +16,10 @@ import torch
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import condition
 from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.grid import grid_step, mean_of_blocks, nearest_of_blocks
 from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nearest
 from mf_ros.core.types import BoolArray, ByteArray, FloatArray
 from mf_ros.engine.bundle import Processing
-from mf_ros.engine.grid import grid_step, mean_of_blocks, nearest_of_blocks
 from mf_training.returns import (
     Returns,
     SampleConfig,
@@ -85,7 +85,7 @@ def make_sample(
     # Draws that only some settings ask for come from their own stream, so that they change no other draw.
     extra = rng.spawn(1)[0]
     if not scene.depth.any():
-        scene = _zoomed(scene, extra, shape, config)
+        scene = zoomed(scene, extra, shape, config)
     view = _View(scene.camera(), grid_step(scene.depth.shape, MAX_PIXELS), config)
     T_wrong = None
     if not scene.depth.any() and extra.random() < config.miscalibrated:
@@ -149,7 +149,7 @@ class _View:
         return np.ascontiguousarray(truth[:: self.step, :: self.step])
 
 
-def _zoomed(scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: SampleConfig) -> Scene:
+def zoomed(scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: SampleConfig) -> Scene:
     """A recorded frame at a random size, not so small that the crop would reach beyond it."""
     low, high = config.zoom
     if low == high == 1.0:
@@ -157,14 +157,18 @@ def _zoomed(scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], conf
     height, width = scene.depth.shape
     fitting = min(max(shape[0] / height, shape[1] / width), 1.0)
     factor = max(float(np.exp(rng.uniform(np.log(low), np.log(high)))), fitting)
-    size = (round(width * factor), round(height * factor))
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(np.ascontiguousarray(scene.image.transpose(1, 2, 0)), size, interpolation=method)
+    return resized(scene, (round(height * factor), round(width * factor)), shrinks=factor < 1)
+
+
+def resized(scene: Scene, size: Tuple[int, int], *, shrinks: bool) -> Scene:
+    """A recorded frame at another size (H, W), with the camera that sees it so."""
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    image = cv2.resize(np.ascontiguousarray(scene.image.transpose(1, 2, 0)), size[::-1], interpolation=method)
     return replace(
         scene,
         image=np.ascontiguousarray(image.transpose(2, 0, 1)),
-        depth=np.zeros(size[::-1], np.float32),
-        lens=scene.camera().resized(*size),
+        depth=np.zeros(size, np.float32),
+        lens=scene.camera().resized(*size[::-1]),
     )
 
 
@@ -230,11 +234,11 @@ def _conditioned(
 
 
 def collate(samples: Sequence[Sample]) -> Dict[str, torch.Tensor]:
-    """A batch: (B, C, H, W) of every array, (B,) of the scale; images stay bytes until they are used."""
+    """A batch: (B, C, H, W) of every array, (B,) of single numbers; images stay bytes until they are used."""
     batch: Dict[str, torch.Tensor] = {}
-    for each in fields(Sample):
+    for each in fields(samples[0]):
         stacked = torch.from_numpy(np.stack([np.asarray(getattr(sample, each.name)) for sample in samples]))
-        batch[each.name] = stacked.float() if each.name == "scale" else stacked
+        batch[each.name] = stacked.float() if stacked.ndim == 1 else stacked
         if stacked.ndim == 3:
             batch[each.name] = stacked[:, None]
     return batch

@@ -6,27 +6,24 @@ indoor and outdoor scenes look alike and depth ten times as large comes out ten 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Optional
 
-import cv2
 import numpy as np
 
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
-from mf_ros.core.types import FloatArray
+from mf_ros.core.grid import grid_shape, regridded
+from mf_ros.core.returns import LOG_LIMIT, Returns, drawn_to_returns
+from mf_ros.core.types import AnyArray, FloatArray
 
-LOG_LIMIT = 5.0
-"""Largest magnitude of a log ratio: a hundred and fifty times nearer or farther than the median return."""
 CONFIDENT_ERROR = 0.02
 """Relative error that ``confidence`` is about."""
 
-NOISE_M, NOISE_RATIO = 0.02, 0.002
-"""Noise of a LiDAR's returns: metres, and part of the range."""
-PLAUSIBLE = 3.0
-"""A return that differs by more than so many times what both uncertainties allow counts as wrong."""
-
-_LARGEST_REACH = 24.0
-_FADE = 0.05
-_BOX_PASSES = 3
+_PRIOR_LOG_SCALE = math.log(0.05)
+# 64 scan lines on 0.5 megapixels are 4.8 pixels apart, 32 lines 6.8.
+_SPARSE_SPACING = 6.0
+_SPARSE_STEP = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Conditioning:
         depth: log(z / s) at returns, 0 elsewhere.
         level: noise level: 0 at returns, which are trusted, 1 where nothing is known.
         metric: False without returns; depth is then only relative.
+        returns: the returns where they lie, which on a coarser grid is more than ``depth`` says; None takes ``depth``.
     """
 
     scale: float
@@ -46,32 +44,83 @@ class Conditioning:
     depth: FloatArray
     level: FloatArray
     metric: bool
+    returns: Optional[Returns] = None
+
+    def all_returns(self) -> Returns:
+        """The returns where they lie."""
+        if self.returns is not None:
+            return self.returns
+        pixel = np.flatnonzero(self.level == 0)
+        height, width = self.level.shape
+        return Returns(self.depth.reshape(-1)[pixel], pixel, (height, width))
 
 
-def condition(sparse: FloatArray, scale: float = 0.0) -> Conditioning:
+def condition(sparse: FloatArray, scale: float = 0.0, step: int = 1) -> Conditioning:
     """Normalise sparse depth for the network.
 
     Args:
         sparse: (H, W) metres along the optical Z axis, without hidden and lonely returns; 0, NaN or infinite = no
             return.
         scale: metres to divide by instead of the median of the returns; 0 takes the median.
+        step: pixels per side of a cell of the grid that the network works on; of a cell's returns it is shown the
+            nearest, while all of them make the prior.
 
     Returns:
-        Log ratios clipped to +-``LOG_LIMIT``.
+        Log ratios clipped to +-``LOG_LIMIT``, on the grid.
     """
-    present = np.isfinite(sparse) & (sparse > 0)
-    level: FloatArray = np.where(present, np.float32(0), np.float32(1))
-    if not present.any():
-        zeros = np.zeros(sparse.shape, np.float32)
-        return Conditioning(scale or 1.0, zeros, zeros.copy(), level, metric=False)
-    scale = scale or float(np.median(sparse[present]))
+    pixel = present_pixels(sparse)
+    shape = (sparse.shape[0], sparse.shape[1])
+    if not len(pixel):
+        zeros = np.zeros(grid_shape(shape, step), np.float32)
+        return Conditioning(scale or 1.0, zeros, zeros.copy(), np.ones_like(zeros), metric=False)
+    metres = np.take(sparse, pixel)
+    scale = scale or float(np.median(metres))
     # Clipped before the prior is made, so that one wild value cannot overflow the sums of the completion.
-    depth = np.zeros(sparse.shape, np.float32)
-    depth[present] = np.clip(np.log(sparse[present] / np.float32(scale)), -LOG_LIMIT, LOG_LIMIT)
-    ratio: FloatArray = np.where(present, np.exp(depth), np.float32(0))
-    inverse: FloatArray = complete_inverse_depth(ratio, row_pattern(present))
-    prior: FloatArray = np.clip(-np.log(inverse), -LOG_LIMIT, LOG_LIMIT).astype(np.float32)
-    return Conditioning(scale, prior, depth, level, metric=True)
+    log_ratio = np.clip(np.log(metres / np.float32(scale)), -LOG_LIMIT, LOG_LIMIT)
+    returns = Returns(log_ratio, pixel, shape, step)
+    nearest = returns.nearest()
+    present = np.isfinite(nearest)
+    prior = returns_prior(returns)
+    depth, level = np.where(present, nearest, np.float32(0)), np.where(present, np.float32(0), np.float32(1))
+    return Conditioning(scale, prior, depth, level, True, returns)
+
+
+def present_pixels(sparse: FloatArray) -> AnyArray:
+    """(M,) int64 index of the pixels of sparse depth that hold a return: those finite and above zero."""
+    pixel = np.flatnonzero(sparse > 0)
+    return pixel[np.isfinite(np.take(sparse, pixel))]
+
+
+def returns_prior(returns: Returns) -> FloatArray:
+    """Log ratio of the depth that the returns alone suggest, (h, w) float32 on their grid.
+
+    Two completions of neighbouring cell sizes are averaged, so that how cells happen to lie on scan lines and edges
+    matters less, and the mean is drawn to the returns. Cells are no smaller than a third of the returns' spacing, nor
+    more than two pixels larger than need be: finer ones cost more and follow single returns.
+
+    Args:
+        returns: at least one.
+    """
+    finest = max(returns.step, finest_step(returns))
+    inverse = sum(_completed(returns.on_grid(step), returns.step) for step in (finest, finest + 1))
+    prior = -np.log(np.asarray(inverse) * np.float32(0.5))
+    # The centimetres of the LiDAR's noise are nothing beside the prior's error; without them scenes of any size get the
+    # same prior.
+    return np.clip(drawn_to_returns(prior, _PRIOR_LOG_SCALE, returns, math.inf), -LOG_LIMIT, LOG_LIMIT)
+
+
+def finest_step(returns: Returns) -> int:
+    """Pixels per side of the smallest cells that completing these returns needs: 1 where they are dense, else 2."""
+    return 1 if returns.spacing < _SPARSE_SPACING else _SPARSE_STEP
+
+
+def _completed(returns: Returns, target: int) -> FloatArray:
+    """Inverse depth over the scale, completed on the grid of the returns, on the cells of another."""
+    nearest = returns.nearest()
+    present = np.isfinite(nearest)
+    ratio = np.exp(np.where(present, nearest, np.float32(0))) * present
+    inverse = complete_inverse_depth(ratio, row_pattern(present))
+    return regridded(np.asarray(inverse, np.float32), returns.step, target, returns.shape)
 
 
 def to_depth(log_ratio: FloatArray, scale: float) -> FloatArray:
@@ -91,36 +140,17 @@ def confidence(log_scale: FloatArray) -> FloatArray:
 
 
 def blend(log_ratio: FloatArray, log_scale: FloatArray, conditioning: Conditioning) -> FloatArray:
-    """Move predicted log depth toward the returns as far as the two uncertainties say, without showing single returns.
-
-    The gain is that of a Kalman filter, K = b^2 / (b^2 + sigma^2), with the LiDAR's noise sigma of 2 cm + 0.2%. The
-    differences are averaged over a window that grows with the spacing of the returns, since a correction at the
-    returns alone would print the scan lines into the depth; beyond the window it fades away. A return that differs by
-    more than three times what both uncertainties allow counts as an outlier.
+    """Predicted log depth moved toward the returns, as ``drawn_to_returns`` says.
 
     Args:
-        log_ratio: (H, W) predicted log(depth / scale).
-        log_scale: (H, W) log of the prediction's Laplace scale b.
+        log_ratio: (h, w) predicted log(depth / scale).
+        log_scale: (h, w) log of the prediction's Laplace scale b.
         conditioning: what the prediction was made from.
 
     Returns:
-        (H, W) float32 corrected log ratio; ``log_ratio`` itself without returns.
+        (h, w) float32 corrected log ratio; ``log_ratio`` itself without returns.
     """
-    count = int(np.count_nonzero(conditioning.level == 0))
-    if count == 0:
-        return log_ratio
-    scale = np.exp(log_scale)
-    noise = NOISE_RATIO + np.float32(NOISE_M) / to_depth(log_ratio, conditioning.scale)
-    allowed = PLAUSIBLE * (scale + noise)
-    difference = conditioning.depth - log_ratio
-    # Tukey's biweight: an implausible return counts nothing, and none jumps between all and nothing.
-    weight = np.square(np.maximum(1.0 - np.square(difference / allowed), 0.0)) * (conditioning.level == 0)
-    spacing = (log_ratio.size / count) ** 0.5
-    moments = spread(np.dstack([weight * difference, weight]).astype(np.float32), min(spacing, _LARGEST_REACH))
-    mean = moments[..., 0] / (moments[..., 1] + np.float32(_FADE / spacing**2))
-    gain = np.square(scale) / (np.square(scale) + np.square(noise))
-    moved: FloatArray = (log_ratio + gain * np.clip(mean, -allowed, allowed)).astype(np.float32)
-    return moved
+    return drawn_to_returns(log_ratio, log_scale, conditioning.all_returns(), conditioning.scale)
 
 
 def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float, negligible: float) -> FloatArray:
@@ -142,14 +172,3 @@ def restrained(log_ratio: FloatArray, prior: FloatArray, reach: float, negligibl
         beyond = np.where(beyond > 0, np.float32(reach) * np.tanh(beyond / np.float32(reach)), beyond)
     limited: FloatArray = prior + beyond
     return limited
-
-
-def spread(channels: FloatArray, sigma: float) -> FloatArray:
-    """Each channel of (H, W, C) smoothed as by a Gaussian of ``sigma`` pixels.
-
-    Three passes of a box come close to it and cost the same at any width.
-    """
-    side = max(3, 2 * round(0.5 * (12.0 * sigma**2 / _BOX_PASSES + 1.0) ** 0.5) + 1)
-    for _ in range(_BOX_PASSES):
-        channels = np.asarray(cv2.blur(channels, (side, side), borderType=cv2.BORDER_REFLECT_101), np.float32)
-    return channels

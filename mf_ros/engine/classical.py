@@ -8,20 +8,27 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.completion import complete_inverse_depth, row_pattern
+from mf_ros.core.conditioning import condition
+from mf_ros.core.grid import enlarged, grid_step
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
-from mf_ros.engine.grid import enlarged, grid_step, nearest_of_blocks
 from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
 _HALF_BEND = 0.1
 _EDGE_CONFIDENCE = 0.1
-_GRID_PIXELS = 1_300_000
+_CELLS = 250_000
 _BEND_REACHES = (0.01, 0.005)
 
 
 class ClassicalEngine:
-    """The engine that always works: LiDAR only, no weights, no state, the same result on every machine type."""
+    """The engine that always works: LiDAR only, no weights, no state, the same result on every machine type.
+
+    Args:
+        cells: images of more pixels are completed on a coarser grid of at most so many cells, and enlarged.
+    """
+
+    def __init__(self, cells: int = _CELLS) -> None:
+        self._cells = cells
 
     @property
     def name(self) -> str:
@@ -32,23 +39,23 @@ class ClassicalEngine:
 
         Confidence is 1 at a return on a flat surface, falls by half with every 2% of the image's width of distance to
         the nearest return, and falls, down to a tenth, where the surface bends within 1% of the width, since an edge
-        runs there or returns contradict each other. Images above 1.3 megapixels are completed on a coarser grid, since
-        returns lie many pixels apart there, and enlarged: a 4K frame would else need gigabytes.
+        runs there or returns contradict each other. Large images are completed on a coarser grid, since returns lie
+        many pixels apart there, and enlarged.
 
         Raises:
             MessageError: there is no return in the image, or none of finite depth.
         """
-        step = grid_step(sparse.depth.shape, _GRID_PIXELS)
-        shown = nearest_of_blocks(sparse.depth, step)
-        if not shown.any():
+        made = condition(sparse.depth, step=grid_step(sparse.depth.shape, self._cells))
+        if made.returns is None:
             raise MessageError(
                 "No usable LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "
                 "calibration (T_cam_lidar) with mf-ros check, and that both sensors look the same way."
             )
-        inverse_depth: FloatArray = complete_inverse_depth(shown, row_pattern(shown > 0))
+        shape, step = made.returns.shape, made.returns.step
+        inverse_depth = np.exp(-made.prior) * np.float32(1 / made.scale)
         flatness = _EDGE_CONFIDENCE + (1.0 - _EDGE_CONFIDENCE) / (1.0 + np.square(_bend(inverse_depth) / _HALF_BEND))
-        confidence: FloatArray = _nearness(shown) * flatness
-        inverse_depth, confidence = (enlarged(each, step, sparse.depth.shape) for each in (inverse_depth, confidence))
+        confidence: FloatArray = _nearness(made.level) * flatness
+        inverse_depth, confidence = (enlarged(each, step, shape) for each in (inverse_depth, confidence))
         return DepthEstimate(np.reciprocal(inverse_depth), confidence, metric=True, engine=self.name)
 
     def describe(self) -> Dict[str, str]:
@@ -56,10 +63,10 @@ class ClassicalEngine:
         return {"method": "coarse-to-fine plane fit in inverse depth", "device": "cpu", "precision": "float32"}
 
 
-def _nearness(depth: FloatArray) -> FloatArray:
+def _nearness(level: FloatArray) -> FloatArray:
     """(H, W) in (0, 1]: 1 at a return, halved with every 2% of the image's width away from it."""
-    distance = cv2.distanceTransform((depth == 0).astype(np.uint8), cv2.DIST_L2, 3)
-    nearness: FloatArray = np.exp2(distance * np.float32(-1.0 / (_HALF_DISTANCE * depth.shape[1])))
+    distance = cv2.distanceTransform((level > 0).astype(np.uint8), cv2.DIST_L2, 3)
+    nearness: FloatArray = np.exp2(distance * np.float32(-1.0 / (_HALF_DISTANCE * level.shape[1])))
     return nearness
 
 

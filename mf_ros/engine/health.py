@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from mf_ros.core.alignment import Fit, best_fit, block_gains, shift_scores, working_step
-from mf_ros.core.conditioning import NOISE_M, NOISE_RATIO, PLAUSIBLE
+from mf_ros.core.returns import NOISE_M, NOISE_RATIO, PLAUSIBLE
 from mf_ros.core.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.completion import complete_inverse_depth, row_pattern
-from mf_ros.core.conditioning import confidence, spread
+from mf_ros.core.conditioning import confidence
 from mf_ros.core.config import OutputKind
+from mf_ros.core.grid import enlarged, grid_step
+from mf_ros.core.returns import spread
 from mf_ros.core.scale_fit import METRIC_LIMIT, ScaleFit, fit_scale, relative_scale, to_metric
 from mf_ros.core.types import BoolArray, ByteArray, DepthEstimate, FloatArray, SparseDepth
-from mf_ros.engine.grid import enlarged, grid_step
 from mf_ros.engine.network import ENOUGH_RETURNS
 from mf_ros.errors import MessageError, ModelError
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, restrained, to_depth
+from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, present_pixels, restrained, to_depth
+from mf_ros.core.grid import enlarged, grid_step, mean_of_blocks
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
 from mf_ros.engine.bundle import Bundle, Processing
-from mf_ros.engine.grid import enlarged, grid_step, mean_of_blocks, nearest_of_blocks
 from mf_ros.errors import MessageError, ModelError
 
 ENOUGH_RETURNS = 20
@@ -109,9 +109,8 @@ class NetworkEngine:
         if image.shape != (*shape, 3):
             raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
         step = grid_step(shape, self._bundle.processing.max_pixels)
-        shown = nearest_of_blocks(sparse.depth, step)
-        scale, trust = self._held.choose(shown[shown > 0])
-        made = replace(condition(shown, scale), metric=scale > 0)
+        scale, trust = self._held.choose(np.take(sparse.depth, present_pixels(sparse.depth)))
+        made = replace(condition(sparse.depth, scale, step), metric=scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = finished(done, self._bundle.processing)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))

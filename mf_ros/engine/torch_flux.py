@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.conditioning import LOG_LIMIT, Conditioning, blend, confidence, to_depth
+from mf_ros.core.conditioning import Conditioning, blend, confidence, to_depth
 from mf_ros.core.config import EngineConfig
 from mf_ros.core.pixels import network_image
+from mf_ros.core.returns import LOG_LIMIT
 from mf_ros.core.scale_fit import fit_scale
 from mf_ros.core.types import ByteArray, DepthEstimate, DoubleArray, FloatArray, SparseDepth
 from mf_ros.engine.backend import failure_text

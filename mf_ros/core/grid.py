@@ -1,4 +1,4 @@
-"""Large images are completed on a coarser grid, since returns lie many pixels apart there, and enlarged."""
+"""Images and returns on coarser grids: returns lie many pixels apart, and large images would cost too much."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from mf_ros.core.types import ByteArray, FloatArray
 def grid_step(shape: Tuple[int, ...], pixels: int) -> int:
     """Pixels per side of a grid cell, so that the grid of an image of ``shape`` has at most ``pixels`` cells."""
     return max(1, math.ceil(math.sqrt(shape[0] * shape[1] / pixels)))
+
+
+def grid_shape(shape: Tuple[int, ...], step: int) -> Tuple[int, int]:
+    """Height and width of the grid of an image; the last cells may reach beyond it."""
+    return -(-shape[0] // step), -(-shape[1] // step)
 
 
 def nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:
@@ -49,3 +54,18 @@ def enlarged(values: FloatArray, step: int, shape: Tuple[int, ...]) -> FloatArra
     size = (values.shape[1] * step, values.shape[0] * step)
     large = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(large[: shape[0], : shape[1]], np.float32)
+
+
+def regridded(values: FloatArray, step: int, target: int, shape: Tuple[int, ...]) -> FloatArray:
+    """Values of the grid of one step interpolated to the cells of another, of the same image of ``shape``."""
+    if target == step:
+        return values
+    if target == 1:
+        return enlarged(values, step, shape)
+    height, width = grid_shape(shape, target)
+    # Cell i of a grid lies at (i + 0.5) step - 0.5 pixels.
+    ratio, offset = target / step, 0.5 * target / step - 0.5
+    matrix = np.array([[ratio, 0, offset], [0, ratio, offset]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(values, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
