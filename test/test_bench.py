@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mf_ros.bench import core
-from mf_ros.bench.street import COLUMNS, HEIGHT, RINGS, WIDTH, cropped, make_street
-from mf_ros.bench.timing import machine, measure
+from mf_ros.bench.machine import LoadWatch, machine
+from mf_ros.bench.street import COLUMNS, HEIGHT, RINGS, WIDTH, cropped, make_street, scaled
+from mf_ros.bench.timing import Task, interleaved, measure, ratio
 from mf_ros.cli.main import main
 from mf_ros.core.config import EngineConfig, ProjectionConfig
 from mf_ros.core.projection import project_points
@@ -44,6 +45,42 @@ def test_the_median_is_in_milliseconds_and_below_the_95th_percentile() -> None:
 
 def test_a_slow_part_is_repeated_less_often_but_at_least_five_times() -> None:
     assert measure("part", lambda: time.sleep(0.01), warmup=0, repeats=1000, budget_s=0.0).repeats == 5
+
+
+def test_what_is_compared_runs_in_turns_each_first_equally_often() -> None:
+    order: list[str] = []
+    tasks = {name: Task(lambda name=name: order.append(name)) for name in "ABC"}
+    elapsed = interleaved(tasks, warmup=1, repeats=3)
+    assert "".join(order) == "ABC" + "ABC" + "BCA" + "CAB"
+    assert [len(each) for each in elapsed.values()] == [3, 3, 3]
+
+
+def test_what_comes_before_a_task_is_not_timed() -> None:
+    elapsed = interleaved({"part": Task(lambda: None, before=lambda: time.sleep(0.02))}, warmup=0, repeats=5)
+    assert max(elapsed["part"]) < 20.0
+
+
+def test_a_ratio_is_of_the_same_round_so_that_a_slow_round_does_not_change_it() -> None:
+    # The machine is ten times as slow in half of the rounds; the second is always twice as fast.
+    slow = [1.0, 10.0] * 10
+    of_both = ratio([2.0 * each for each in slow], slow)
+    assert (of_both.value, of_both.low, of_both.high) == (2.0, 2.0, 2.0)
+
+
+def test_the_interval_of_a_ratio_holds_it_and_narrows_with_more_rounds() -> None:
+    rng = np.random.default_rng(1)
+    noisy = np.exp(rng.normal(0.0, 0.2, 400))
+    few, many = ratio(noisy[:10].tolist(), [1.0] * 10), ratio(noisy.tolist(), [1.0] * 400)
+    for each in (few, many):
+        assert each.low < each.value < each.high
+    assert many.low < 1.0 < many.high
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_own_work_is_no_load_of_others() -> None:
+    watch = LoadWatch()
+    others = watch.others()
+    assert others is None or 0.0 <= others <= 2.0 * (machine()["cores"] or 1)  # type: ignore[operator]
 
 
 def test_the_machine_is_described() -> None:
@@ -83,6 +120,18 @@ def test_a_crop_of_the_street_is_its_lower_middle_with_the_same_points_on_it() -
     np.testing.assert_array_equal(part.depth, whole.depth[-352:, 13:-13])
     point = np.array([[1.0, 0.5, 10.0]])
     np.testing.assert_allclose(part.camera.project(point), whole.camera.project(point) - [13, 23])
+
+
+def test_a_street_scaled_to_more_pixels_shows_the_same_points_at_the_same_part_of_the_image() -> None:
+    whole = make_street(columns=100)
+    large = scaled(whole, 1e6)
+    assert large.camera.width * large.camera.height == pytest.approx(1e6, rel=0.01)
+    assert large.image.shape == (large.camera.height, large.camera.width, 3)
+    factor = large.camera.width / whole.camera.width
+    point = np.array([[1.0, 0.5, 10.0]])
+    # Pixel centres lie at whole numbers, so a half is added and taken away.
+    expected = (whole.camera.project(point) + 0.5) * factor - 0.5
+    np.testing.assert_allclose(large.camera.project(point), expected, atol=1.0)
 
 
 @pytest.mark.parametrize("size", [(1243, 375), (1242, 376), (0, 10)])
@@ -135,9 +184,10 @@ def test_ratios_are_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     told = json.loads(capsys.readouterr().out)
     ratio = {row["name"]: row["ratio"] for row in told["timings"]}
     assert ratio["projection"] is None
-    assert ratio["classical"] == 1.0
+    assert ratio["classical"]["value"] == 1.0
     # Sleeps of 30 ms against 10 ms, with room for a busy machine.
-    assert 1.5 < ratio["linear"] < 6.0
-    assert 1.0 < ratio["network"] < 4.0
+    assert 1.5 < ratio["linear"]["value"] < 6.0
+    assert 1.0 < ratio["network"]["value"] < 4.0
+    assert ratio["linear"]["low"] <= ratio["linear"]["value"] <= ratio["linear"]["high"]
     assert told["threads"] == 1
     assert told["machine"]["cpu"]

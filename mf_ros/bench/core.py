@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple, cast
 
 import cv2
 import numpy as np
 
 from mf_ros.bench.street import HEIGHT, RINGS, WIDTH, Street, cropped, make_street
-from mf_ros.bench.timing import Timing, measure
+from mf_ros.bench.timing import Progress, Ratio, Task, Timing, interleaved, ratio, summary
 from mf_ros.core.cloud import pack_cloud
 from mf_ros.core.config import CloudConfig, EngineConfig, EngineName, ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
@@ -25,7 +26,20 @@ COMPARED_BASELINES = ("linear", "ip_basic")
 # Every odd ring of 64, the densest input that evaluate scores.
 _INPUT_RINGS = slice(1, RINGS, 2)
 
-Report = Callable[[float], None]
+_BUDGET_S = 60.0
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """One part of the core.
+
+    Attributes:
+        timing: how long it takes.
+        ratio: to the engine's time, of what completes the same frame; None for the other parts.
+    """
+
+    timing: Timing
+    ratio: Optional[Ratio]
 
 
 def bench_core(
@@ -34,19 +48,19 @@ def bench_core(
     size: Tuple[int, int] = (WIDTH, HEIGHT),
     threads: int = 1,
     repeats: int = 50,
-    progress: Optional[Report] = None,
-) -> List[Timing]:
-    """Time the parts of the core on a simulated street.
+    progress: Optional[Progress] = None,
+) -> List[PartResult]:
+    """Time the parts of the core in turns on a simulated street.
 
     Args:
         engine: the engine to time beside the network that is shipped, with onnxruntime on the CPU, and the baselines.
         size: width and height of the image, pixels; smaller ones than the street's are cropped from it.
         threads: of OpenCV and of networks.
-        repeats: timed calls of each part; slow parts are repeated less often.
+        repeats: timed calls of each part; fewer where that would take more than a minute.
         progress: told the part done, in [0, 1].
 
     Returns:
-        One timing per part, in the order they run; without the network where it cannot run, with a warning.
+        One result per part; without the network where it cannot run, with a warning.
 
     Raises:
         MissingDependencyError: SciPy, which the linear baseline uses, is not installed.
@@ -56,12 +70,13 @@ def bench_core(
     cv2.setNumThreads(threads)
     try:
         parts = _parts(cropped(make_street(), *size), engine, threads)
-        timings = []
-        for done, (name, function) in enumerate(parts.items()):
-            if progress is not None:
-                progress(done / len(parts))
-            timings.append(measure(name, function, repeats=repeats))
-        return timings
+        tasks = {name: Task(function) for name, function in parts.items()}
+        elapsed = interleaved(tasks, repeats=repeats, budget_s=_BUDGET_S, progress=progress)
+        completing = (engine, NETWORK, *COMPARED_BASELINES)
+        return [
+            PartResult(summary(name, each), ratio(each, elapsed[engine]) if name in completing else None)
+            for name, each in elapsed.items()
+        ]
     finally:
         cv2.setNumThreads(threads_before)
 

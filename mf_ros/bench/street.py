@@ -1,10 +1,11 @@
-"""One simulated moment on a street: a full 64-ring sweep of 120,000 returns and the image beside it."""
+"""One simulated moment on a street: a full 64-ring sweep, of 120,000 returns unless asked otherwise, and an image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import List
 
+import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel, make_camera
@@ -40,8 +41,12 @@ class Street:
     points: CameraPoints
 
 
-def make_street() -> Street:
-    """Cast the rays of the LiDAR and of the camera into a street canyon, where every ray meets something."""
+def make_street(columns: int = COLUMNS) -> Street:
+    """Cast the rays of the LiDAR and of the camera into a street canyon, where every ray meets something.
+
+    Args:
+        columns: of the sweep, which has 64 rings.
+    """
     rng = np.random.default_rng(0)
     solids = _solids(rng)
     camera = make_camera(WIDTH, HEIGHT, [721.5, 0.0, 609.6, 0.0, 721.5, 172.9, 0.0, 0.0, 1.0], [], "")
@@ -49,11 +54,11 @@ def make_street() -> Street:
     eye = lidar + _CAMERA_IN_LIDAR_M
 
     elevation = np.radians(np.linspace(*_ELEVATION_DEG, RINGS))[:, None]
-    azimuth = np.linspace(np.pi, -np.pi, COLUMNS, endpoint=False)[None, :]
+    azimuth = np.linspace(np.pi, -np.pi, columns, endpoint=False)[None, :]
     directions = np.stack(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation) + 0 * azimuth], -1
     ).reshape(-1, 3)
-    order = tile_order(RINGS, COLUMNS)
+    order = tile_order(RINGS, columns)
     hits = cast_rays(solids, lidar.astype(np.float32), directions[order].astype(np.float32))
     distance = np.empty(len(order), np.float32)
     distance[order] = hits.t
@@ -61,7 +66,7 @@ def make_street() -> Street:
     distance += rng.normal(0.0, 0.02, len(distance)).astype(np.float32)
     world = lidar + directions * distance[:, None]
     points = ((world - eye) @ _OPTICAL_AXES.T).astype(np.float32)
-    ring = np.repeat(np.arange(RINGS, dtype=np.int32), COLUMNS)
+    ring = np.repeat(np.arange(RINGS, dtype=np.int32), columns)
 
     rays = camera.rays().reshape(-1, 3).astype(np.float64)
     length = np.linalg.norm(rays, axis=1)
@@ -99,6 +104,18 @@ def cropped(street: Street, width: int, height: int) -> Street:
     kept = np.s_[top : top + height, left : left + width]
     return Street(
         camera, np.ascontiguousarray(street.image[kept]), np.ascontiguousarray(street.depth[kept]), street.points
+    )
+
+
+def scaled(street: Street, pixels: float) -> Street:
+    """The same view by a camera of about so many pixels, with the same sweep."""
+    factor = (pixels / (street.camera.width * street.camera.height)) ** 0.5
+    size = (round(street.camera.width * factor), round(street.camera.height * factor))
+    return Street(
+        street.camera.resized(*size),
+        np.asarray(cv2.resize(street.image, size, interpolation=cv2.INTER_LINEAR), np.uint8),
+        np.asarray(cv2.resize(street.depth, size, interpolation=cv2.INTER_NEAREST), np.float32),
+        street.points,
     )
 
 

@@ -3,126 +3,98 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Optional, Tuple
 
 import tyro
 
-from mf_ros.cli.options import OK, Options, print_json, progress
+from mf_ros.cli.options import OK, Options, print_json
 from mf_ros.errors import ConfigError
 
 # Read by the linear algebra libraries when NumPy is first imported, which is why they are set here.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-WHAT = {
-    "projection": "projection + culling of a 64-ring sweep (120k points) into {size}",
-    "cloud": "packing of a {size} organized coloured cloud",
-    "network": "the shipped network in onnxruntime on the CPU, same frame and input",
-    "linear": "baseline: linear over the Delaunay triangles, {size}",
-    "ip_basic": "baseline: IP-Basic, {size}",
-}
+Suite = Literal["core", "engine", "pipeline", "growth", "node", "train", "scenes"]
+Words = Annotated[tyro.conf.UseAppendAction[Tuple[str, ...]], tyro.conf.arg(metavar="NAME[,SETTING=VALUE...]")]
+Assignments = Annotated[tyro.conf.UseAppendAction[Tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")]
+Paths = Annotated[Tuple[str, ...], tyro.conf.arg(metavar="BAG")]
+File = Annotated[Optional[Path], tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(kw_only=True)
 class Bench(Options):
-    """Measure how fast the parts run on one core of this machine, or on more, on a simulated street.
+    """Measure how fast the parts run on this machine; what is compared runs in turns, so that all feel the same load.
 
-    core: every part is warmed up and repeated; the median and the 95th percentile are printed, and for the engine, the
-    shipped network and the baselines, which complete the same frame, the ratio to the engine. Run it on an otherwise
-    idle machine.
+    core: projection, culling, cloud, the engine and simple methods on a simulated street.
 
-    node, with ROS 2 sourced: the live node is started and sent images with 64-ring sweeps while all of its outputs are
-    heard; printed are its latencies, what it takes beside its engine (overhead), and its memory.
+    engine: engines beside each other: latency, memory, operations, their share of the machine's measured rate of
+    matrix products, and which operators keep the network from it.
+
+    pipeline: messages in, serialised results out, stage by stage, and with simple methods in the engine's place.
+
+    growth: how the cost grows with points, pixels, cameras and denoising steps.
+
+    node, with ROS 2 sourced: the live node's latencies, what it takes beside its engine, and its memory.
+
+    train, scenes: steps of training and the part of the machine's rate that they reach; procedural scenes by part.
+
+    Run it on an otherwise idle machine; the load that others put on it is printed.
 
     Examples:
-        mf-ros bench core
         mf-ros bench core --threads 2 --width 1216 --height 352
-        mf-ros bench core --json > bench.json
-        mf-ros bench node --rate-hz 5 --frames 300
+        mf-ros bench engine --engine classical --engine nano --engine nano,steps=4
+        mf-ros bench pipeline --bag my_bag --json > pipeline.json
+        mf-ros bench growth --plot growth.png
+        mf-ros bench train --set batch=4 --set data.workers=1
     """
 
-    suite: tyro.conf.Positional[Literal["core", "node"]] = "core"
+    suite: tyro.conf.Positional[Suite] = "core"
     """Which benchmarks to run."""
-    engine: str = "classical"
-    """Engine to time beside the baselines."""
-    repeats: int = 50
-    """Timed calls of each part; a slow part is repeated less often."""
+    engine: Words = ()
+    """Engine to measure; given again, another one beside it. NAME is an engine, a shipped network or a preset."""
+    repeats: int = 0
+    """Timed rounds; 0 takes the suite's own number. Slow parts are repeated less often."""
     threads: int = 1
     """Threads of OpenCV, of linear algebra and of networks."""
     width: int = 1242
-    """Width of the image, pixels; less than 1242 crops it."""
+    """Width of the image, pixels; core, engine and node take at most 1242."""
     height: int = 375
-    """Height of the image, pixels; less than 375 crops it."""
+    """Height of the image, pixels; core, engine and node take at most 375."""
+    bag: Paths = ()
+    """pipeline: measure on the beginning of this bag instead of a simulated street."""
+    config: File = None
+    """engine, pipeline: YAML file of settings."""
+    images: Literal["raw", "jpeg"] = "raw"
+    """pipeline: kind of the simulated images."""
+    without_baselines: bool = False
+    """pipeline: leave IP-Basic and linear interpolation, which are measured in the engine's place, out."""
+    frames: int = 0
+    """pipeline: images to feed again and again, by default 6; node: images to send, by default 300."""
     rate_hz: float = 10.0
-    """Images per second that the node is sent."""
-    frames: int = 300
-    """Images that the node is sent."""
+    """node: images per second."""
+    plot: File = None
+    """growth: PNG to draw."""
+    preset: str = "nano"
+    """train: preset of config/training, or a YAML file of settings."""
+    set: Assignments = ()
+    """train: a setting that replaces that of the preset; given again, another one."""
 
     def run(self) -> int:
         """Run the benchmarks and print them."""
-        return self._run_node() if self.suite == "node" else self._run_core()
+        if self.threads < 1 or self.repeats < 0 or self.frames < 0 or self.rate_hz <= 0:
+            raise ConfigError("--threads and --rate-hz must be above zero, --repeats and --frames not below it.")
+        if self.plot is not None and (self.suite != "growth" or self.plot.suffix.lower() != ".png"):
+            raise ConfigError(f"--plot {self.plot}: growth draws one .png.")
+        if self.suite != "train":
+            for name in _THREAD_VARIABLES:
+                os.environ[name] = str(self.threads)
+        from mf_ros.cli.bench_suites import measured
+        from mf_ros.cli.bench_tables import as_text
 
-    def _run_node(self) -> int:
-        from mf_ros.bench.node import bench_node
-        from mf_ros.bench.timing import machine
-
-        if self.frames < 1 or self.rate_hz <= 0:
-            raise ConfigError("--frames and --rate-hz must be above zero.")
-        size = (self.width, self.height)
-        with progress("sending") as advance:
-            result = bench_node(self.engine, size=size, rate_hz=self.rate_hz, frames=self.frames, progress=advance)
+        document = measured(self)
         if self.json:
-            print_json(
-                {"machine": machine(), "engine": self.engine, "size": size, "rate_hz": self.rate_hz, **asdict(result)}
-            )
-            return OK
-        print("  ".join(f"{key} {value}" for key, value in machine().items()))
-        print(
-            f"{result.sent} images of {self.width}x{self.height} sent at {self.rate_hz:g} Hz, "
-            f"{result.received} depth images heard"
-        )
-        for stage, values in result.latency_ms.items():
-            print(f"{values['p50']:7.1f} ms median {values['p95']:7.1f} ms p95  {stage}")
-        print(f"memory of the node, MB: {' to '.join(f'{value:.0f}' for value in result.memory_mb)}")
-        return OK
-
-    def _run_core(self) -> int:
-        threads = max(self.threads, 1)
-        for name in _THREAD_VARIABLES:
-            os.environ.setdefault(name, str(threads))
-        from mf_ros.bench.core import COMPARED_BASELINES, NETWORK, bench_core
-        from mf_ros.bench.timing import machine
-
-        with progress("timing") as advance:
-            timings = bench_core(
-                self.engine,
-                size=(self.width, self.height),
-                threads=threads,
-                repeats=max(self.repeats, 1),
-                progress=advance,
-            )
-        median = {timing.name: timing.median_ms for timing in timings}
-        completing = (self.engine, NETWORK, *COMPARED_BASELINES)
-        rows = [
-            {
-                "name": timing.name,
-                "median_ms": round(timing.median_ms, 3),
-                "p95_ms": round(timing.p95_ms, 3),
-                "repeats": timing.repeats,
-                "ratio": round(timing.median_ms / median[self.engine], 3) if timing.name in completing else None,
-            }
-            for timing in timings
-        ]
-        if self.json:
-            size = [self.width, self.height]
-            print_json({"machine": machine(), "threads": threads, "size": size, "engine": self.engine, "timings": rows})
-            return OK
-        print("  ".join(f"{key} {value}" for key, value in {**machine(), "threads": threads}.items()))
-        print(f"{'median':>9} {'p95':>9} {'repeats':>8} {'ratio':>6}")
-        for row in rows:
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            name = str(row["name"])
-            what = WHAT.get(name, f"engine {name} per {{size}} frame, input of 32 rings")
-            what = what.format(size=f"{self.width}x{self.height}")
-            print(f"{row['median_ms']:6.1f} ms {row['p95_ms']:6.1f} ms {row['repeats']:8} {ratio:>6}  {name}: {what}")
+            print_json(document)
+        else:
+            print("\n".join(as_text(document)))
         return OK
