@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,19 @@ from mf_ros.model import ModalityForcing, ModelConfig
 from mf_training import export
 from mf_training.checkpoints import CheckpointError, save_best, save_checkpoint
 from mf_training.export import export_network, export_run, find_checkpoint, round_to_half
-from mf_training.graph import random_input
+from mf_training.graph import random_input, write_graph
 
 SIZES = ModelConfig(width=16, layers=1, heads=1, stem=(8, 8), blocks=(1, 1))
 STATE = {"config": {"model": SIZES.to_mapping(), "out": "/home/someone/run"}}
+
+
+def optimised(path: Path, folder: Path) -> onnx.GraphProto:
+    """The graph as onnxruntime runs it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "loaded.onnx").graph
 
 
 def network(fill: float) -> ModalityForcing:
@@ -46,7 +56,7 @@ def network(fill: float) -> ModalityForcing:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the graph from the tiny model, which has the same sizes; tracing it again takes ten seconds."""
     data = (tiny_model() / "model.onnx").read_bytes()
-    monkeypatch.setattr(export, "write_graph", lambda net, path, opset: path.write_bytes(data))
+    monkeypatch.setattr(export, "write_graph", lambda net, path, opset, **more: path.write_bytes(data))
     source = load_network(load_bundle(str(tiny_model())))
     monkeypatch.setattr(export, "load_weights", lambda folder, into: into.load_state_dict(source.state_dict()))
 
@@ -74,17 +84,34 @@ def test_the_graph_takes_any_size_in_patches_and_refuses_others() -> None:
 
 def test_the_graph_is_read_by_onnxruntime_from_1_17_on() -> None:
     model = onnx.load(tiny_model() / "model.onnx")
-    assert model.ir_version <= 9 and [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
+    opsets = {each.domain: each.version for each in model.opset_import}
+    assert model.ir_version <= 9 and opsets == {"": 20, "com.microsoft": 1}
+
+
+def test_attention_and_its_norms_are_single_operators_when_the_graph_is_loaded(tmp_path: Path) -> None:
+    loaded = optimised(tiny_model() / "model.onnx", tmp_path)
+    count = Counter(node.op_type for node in loaded.node)
+    assert count["MultiHeadAttention"] == 1 and count["RotaryEmbedding"] == 2
+    assert count["SimplifiedLayerNormalization"] == 2 and count["Softmax"] == 0
+    assert count["SpaceToDepth"] == 4
+
+
+def test_a_plain_graph_holds_operators_of_onnx_alone_and_computes_the_same(tmp_path: Path) -> None:
+    write_graph(load_network(load_bundle(str(tiny_model()))).eval(), tmp_path / "plain.onnx", 20)
+    plain = onnx.load(tmp_path / "plain.onnx")
+    assert {node.domain for node in plain.graph.node} == {""}
+    inputs = random_input(48, 80)._asdict()
+    results = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["clean_depth"], inputs)[0]
+        for path in (tmp_path / "plain.onnx", tiny_model() / "model.onnx")
+    ]
+    np.testing.assert_allclose(*results, atol=2e-5)
 
 
 def test_half_precision_weights_are_widened_once_when_the_graph_is_loaded(tmp_path: Path) -> None:
     stored = onnx.load(tiny_model() / "model.onnx").graph
     assert any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in stored.initializer)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(tiny_model() / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    loaded = onnx.load(tmp_path / "loaded.onnx").graph
+    loaded = optimised(tiny_model() / "model.onnx", tmp_path)
     weights = {weight.name for weight in loaded.initializer}
     assert all(weight.data_type != onnx.TensorProto.FLOAT16 for weight in loaded.initializer)
     assert not [node for node in loaded.node if node.op_type == "Cast" and node.input[0] in weights]

@@ -59,7 +59,7 @@ from mf_training.settings import train_config_from_mapping
 _log = logging.getLogger(__name__)
 
 OPSETS = (OLDEST_OPSET, 23)
-"""20 runs everywhere, TensorRT included; 23 has attention as one operator, which recent onnxruntimes may run faster."""
+"""20 has attention as onnxruntime's own operator, from 1.17 on; 23 as one of ONNX itself, for recent runtimes."""
 LICENCE = "Apache-2.0"
 """Of weights that are trained on nothing but this project's own scenes."""
 TOLERANCE = 1e-3
@@ -224,7 +224,7 @@ def export_network(
             "licence": licence,
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        write_graph(network.eval(), part / GRAPH, opset)
+        write_graph(network.eval(), part / GRAPH, opset, fused=opset == OLDEST_OPSET)
         bundle, on_cpu = load_bundle(str(part)), EngineConfig(device="cpu")
         in_torch, graph = TorchBackend(bundle, on_cpu), OnnxBackend(bundle, on_cpu)
         write_reference(bundle, in_torch)

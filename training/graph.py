@@ -17,6 +17,7 @@ from mf_ros.engine.backend import StepInput
 from mf_ros.engine.onnx_backend import OUTPUTS
 from mf_ros.errors import ModelError, require_package
 from mf_ros.model import ModalityForcing
+from mf_training.graph_network import FusedNetwork, translations
 
 OLDEST_OPSET = 20
 """Opset for every runtime: onnxruntime from 1.17 on, TensorRT."""
@@ -43,11 +44,26 @@ class _Step(nn.Module):
         return prediction.depth, prediction.log_scale
 
 
-def write_graph(network: ModalityForcing, path: Path, opset: int) -> None:
+def write_graph(network: ModalityForcing, path: Path, opset: int, *, fused: bool = False) -> None:
     """Write one denoising step as ONNX: batch 1, any height and width that are multiples of 16.
+
+    Args:
+        network: what to write.
+        path: the file.
+        opset: of the standard operators.
+        fused: also use operators of onnxruntime's own, which are faster there and unknown elsewhere.
 
     Raises:
         ModelError: the network is too large, or the graph is not valid.
+    """
+    save_graph(graph_of(network, opset, fused=fused), path)
+
+
+def graph_of(network: ModalityForcing, opset: int = OLDEST_OPSET, *, fused: bool = False) -> Any:
+    """The graph that ``write_graph`` writes, in single precision, as an ``onnx.ModelProto``.
+
+    Raises:
+        ModelError: the network is too large.
     """
     parameters = sum(each.numel() for each in network.parameters())
     if parameters > _MOST_PARAMETERS:
@@ -55,7 +71,6 @@ def write_graph(network: ModalityForcing, path: Path, opset: int) -> None:
             f"The network has {parameters / 1e6:.0f} million parameters and cannot be exported: one ONNX file holds at "
             f"most 2 GB, which is enough for {_MOST_PARAMETERS / 1e6:.0f} million."
         )
-    onnx = require_package("onnx", extra="train")
     patch = network.config.patch
     sides = {2: patch * torch.export.Dim("rows", min=1, max=_LARGEST_GRID)}
     sides[3] = patch * torch.export.Dim("cols", min=1, max=_LARGEST_GRID)
@@ -63,19 +78,30 @@ def write_graph(network: ModalityForcing, path: Path, opset: int) -> None:
     traced = tuple(torch.from_numpy(each) for each in random_input(*_TRACED_SIZE))
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Step(network).eval(),
+            _Step(FusedNetwork.of(network) if fused else network).eval(),
             traced,
             dynamo=True,
             opset_version=opset,
             input_names=StepInput._fields,
             output_names=OUTPUTS,
             dynamic_shapes=tuple(grids.values()),
+            custom_translation_table=translations(),
             verbose=False,
         )
     model = program.model_proto
     if opset == OLDEST_OPSET:
         model.ir_version = _OLDEST_IR
     _strip(model)
+    return model
+
+
+def save_graph(model: Any, path: Path) -> None:
+    """Write an ``onnx.ModelProto`` with its large weights in half precision.
+
+    Raises:
+        ModelError: the graph is not valid.
+    """
+    onnx = require_package("onnx", extra="train")
     _halve(model, onnx)
     onnx.save(model, str(path))
     try:

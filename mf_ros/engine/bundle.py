@@ -32,6 +32,10 @@ CONFIG, WEIGHTS, GRAPH, REFERENCE, CARD = (
     "reference.npz",
     "README.md",
 )
+PLAIN = "model_plain.onnx"
+"""The graph in operators of ONNX alone, for TensorRT and other runtimes; not every model has it."""
+GRAPHS = {"float32": GRAPH, "float16": "model_float16.onnx", "int8": "model_int8.onnx"}
+"""The graph by the precision it computes in; of them every model has float32."""
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 """Where the networks that come with the package lie."""
 REFERENCE_SIZE = (64, 96)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -97,10 +97,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor, angles: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (B, N, width), rotary ``angles`` (N, head channels / 2), ``modulation`` (B, N or 1, 6, width)."""
         scale1, shift1, gate1, scale2, shift2, gate2 = (modulation + self.table).unbind(2)
-        x = x + gate1 * self._attention(_normed(x) * (1 + scale1) + shift1, angles)
-        hidden = F.gelu(self.expand(_normed(x) * (1 + scale2) + shift2), approximate="tanh")
+        x = x + gate1 * self._attention(self._modulated(x, scale1, shift1), angles)
+        hidden = F.gelu(self.expand(self._modulated(x, scale2, shift2)), approximate="tanh")
         out: Tensor = x + gate2 * self.contract(hidden)
         return out
+
+    def _modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
     def _attention(self, x: Tensor, angles: Tensor) -> Tensor:
         query, key, value = (_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
@@ -117,10 +120,6 @@ class Block(nn.Module):
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, width) to (B, heads, N, width / heads)."""
     return x.reshape(x.shape[0], -1, heads, x.shape[2] // heads).transpose(1, 2)
-
-
-def _normed(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
 
 
 class ConvBlock(nn.Module):
@@ -171,10 +170,13 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, skips: List[Tensor]) -> Tensor:
         """(B, width, h, w) tokens and the features at 1/4 and 1/8 to (B, outputs, 16 h, 16 w)."""
+        return F.pixel_shuffle(self.head(self.features(tokens, skips)), 4)
+
+    def features(self, tokens: Tensor, skips: List[Tensor]) -> Tensor:
+        """What the head sees: (B, c4, 4 h, 4 w)."""
         x = F.pixel_shuffle(self.from_tokens(tokens), 2) + self.eighth_skip(skips[1])
         x = F.pixel_shuffle(self.up(self.eighth(x)), 2) + self.quarter_skip(skips[0])
-        x = self.head(F.gelu(self.quarter(x), approximate="tanh"))
-        return F.pixel_shuffle(x, 4)
+        return F.gelu(self.quarter(x), approximate="tanh")
 
 
 def propagated(values: Tensor, affinity: Tensor, reach: int) -> Tensor:
@@ -185,14 +187,19 @@ def propagated(values: Tensor, affinity: Tensor, reach: int) -> Tensor:
         affinity: (B, 8, H, W) weights; zero leaves the values as they are.
         reach: distance of the neighbours, pixels; the border repeats.
     """
+    # Unbound once: a slice per neighbour would cost a full-size gradient of zeros each.
+    return moved_by(values, [weight[:, None] for weight in affinity.unbind(1)], reach)
+
+
+def moved_by(values: Tensor, weights: Sequence[Tensor], reach: int) -> Tensor:
+    """As ``propagated``, with one (B, 1, H, W) map of weights for each neighbour."""
     height, width = values.shape[-2:]
     padded = F.pad(values, (reach, reach, reach, reach), mode="replicate")
     offsets = [
         (row, col) for row in (0, reach, 2 * reach) for col in (0, reach, 2 * reach) if (row, col) != (reach, reach)
     ]
     moved = values
-    # Unbound once: a slice per neighbour would cost a full-size gradient of zeros each.
-    for (row, col), weight in zip(offsets, affinity.unbind(1), strict=True):
+    for (row, col), weight in zip(offsets, weights, strict=True):
         neighbour = padded[:, :, row : row + height, col : col + width]
-        moved = moved + weight[:, None] * (neighbour - values)
+        moved = moved + weight * (neighbour - values)
     return moved

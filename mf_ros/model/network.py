@@ -15,13 +15,15 @@ from torch.nn import functional as F
 from mf_ros.model.config import ModelConfig
 from mf_ros.model.layers import Block, Decoder, LevelEmbedding, Stem, propagated, rotary_angles
 
+AFFINITIES = 8
+"""Neighbours of a pixel in a step of propagation."""
+
 _DETAIL_GAIN = 10.0
 _COARSE_GAIN = 5.0
 _LARGEST_AFFINITY = 0.12
 _INITIAL_LOG_SCALE = -3.0
 _LOG_SCALE_LIMITS = (-8.0, 3.0)
 _DEPTH_INPUTS = 4 * 16 + 3
-_AFFINITIES = 8
 
 
 class Prediction(NamedTuple):
@@ -66,7 +68,7 @@ class ModalityForcing(nn.Module):
         self.text_in = nn.Linear(config.text_width, width) if config.text_width else None
         self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_ratio) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(width)
-        affinities = _AFFINITIES * len(config.propagation)
+        affinities = AFFINITIES * len(config.propagation)
         self.depth_decoder = Decoder(config.stem, config.blocks, width, 3 + affinities)
         self.image_decoder = Decoder(config.stem, config.blocks, width, 3)
 
@@ -107,7 +109,7 @@ class ModalityForcing(nn.Module):
         x = self.final_norm(x)
         last = rows * cols
         depth_tokens = _grid(x[:, -last:], rows, cols)
-        prediction = self._decoded_depth(self.depth_decoder(depth_tokens, skips).float(), prior)
+        prediction = self._decoded_depth(depth_tokens, skips, prior)
         if not decode_image:
             return prediction
         image_tokens = _grid(x[:, -last * len(tokens) :][:, :last], rows, cols)
@@ -150,13 +152,24 @@ class ModalityForcing(nn.Module):
         others = modulation.expand(-1, x.shape[1], -1, -1)
         return torch.cat([words, x], 1), angles, torch.cat([of_words, others], 1)
 
-    def _decoded_depth(self, decoded: Tensor, prior: Tensor) -> Prediction:
-        sizes = [1, 1, 1, *(_AFFINITIES for _ in self.config.propagation)]
+    def _decoded_depth(self, tokens: Tensor, skips: List[Tensor], prior: Tensor) -> Prediction:
+        decoded = self.depth_decoder(tokens, skips).float()
+        sizes = [1, 1, 1, *(AFFINITIES for _ in self.config.propagation)]
         residual, log_scale, visible, *affinities = torch.split(decoded, sizes, 1)
         depth = prior + residual
         for reach, affinity in zip(self.config.propagation, affinities, strict=True):
-            depth = propagated(depth, torch.tanh(affinity) * _LARGEST_AFFINITY, reach)
-        return Prediction(depth, (log_scale + _INITIAL_LOG_SCALE).clamp(*_LOG_SCALE_LIMITS), visible)
+            depth = propagated(depth, bounded_affinity(affinity), reach)
+        return Prediction(depth, bounded_log_scale(log_scale), visible)
+
+
+def bounded_affinity(affinity: Tensor) -> Tensor:
+    """What the decoder says of neighbours as weights of the propagation."""
+    return torch.tanh(affinity) * _LARGEST_AFFINITY
+
+
+def bounded_log_scale(log_scale: Tensor) -> Tensor:
+    """What the decoder says of the error as log of its Laplace scale."""
+    return (log_scale + _INITIAL_LOG_SCALE).clamp(*_LOG_SCALE_LIMITS)
 
 
 def _grid(tokens: Tensor, rows: int, cols: int) -> Tensor:
