@@ -140,14 +140,14 @@ def test_tensors_of_another_network_are_named(base: Path, change: Any, words: st
 
 def test_a_folder_without_weights_says_what_to_download(tmp_path: Path) -> None:
     assert not is_klein(tmp_path)
-    with pytest.raises(ModelError, match="download black-forest-labs/FLUX.2-klein-base-4B there"):
+    with pytest.raises(ModelError, match=r"download black-forest-labs/FLUX\.2-klein-base-4B there"):
         load_klein(tmp_path)
 
 
 def test_memory_is_looked_at_before_anything_is_read(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(klein_module, "free_memory", lambda device: 1000)
     monkeypatch.setattr(KleinTensors, "_read", lambda self, name: pytest.fail("read"))
-    with pytest.raises(ModelError, match="GiB on cpu, where 0.0 GiB are free"):
+    with pytest.raises(ModelError, match=r"GiB on cpu, where 0\.0 GiB are free"):
         load_klein(base, config=CONFIG)
 
 

@@ -25,6 +25,7 @@ _LONGEST = 200
 _LONGEST_PATH = 4096
 _MOST_SCORES = 40
 _SHORT_HASH = 12
+_ORIGINS = {"dataset": ("name", "fingerprint", "rows", "bags"), "parent": ("name", "sha256", "licence")}
 _MARKS = {True: "ok", False: "**fails**", None: "left out"}
 
 
@@ -32,12 +33,15 @@ def origin_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     """What a checkpoint's state says of the data and the network that training started from, and of its score.
 
     Groups that the state does not have are left out: ``dataset`` (name, fingerprint, rows, bags), ``parent`` (name,
-    sha256 of its weights) and ``heldout`` (errors on what was held out while training).
+    sha256 of its weights, licence) and ``heldout`` (errors on what was held out while training).
     """
     sources = state.get("sources")
     sources = sources if isinstance(sources, Mapping) else {}
     found: Dict[str, Any] = {}
-    for group, names in (("dataset", ("name", "fingerprint", "rows", "bags")), ("parent", ("name", "sha256"))):
+    for group, names in (
+        ("dataset", ("name", "fingerprint", "rows", "bags")),
+        ("parent", ("name", "sha256", "licence")),
+    ):
         values = sources.get(group)
         if isinstance(values, Mapping):
             # A name and no path: the model travels, the machine's folders do not.
@@ -216,7 +220,7 @@ def model_card(
         "- input: RGB image, sparse depth on its grid without hidden returns",
         "- output: depth in metres, and the scale of its error",
         "- loaded by `engine.model` of mf_ros; `mf-ros doctor` runs its self-test",
-        *_training_lines(training),
+        *training_lines(training),
     ]
     if comparison is not None:
         lines += ["", *comparison_lines(comparison)]
@@ -231,7 +235,8 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _training_lines(training: Mapping[str, Any]) -> List[str]:
+def training_lines(training: Mapping[str, Any]) -> List[str]:
+    """Lines of a card: how long, from what and on what a network was trained, as config.json keeps it."""
     said = [f"{training['steps']} steps"] if training.get("steps") else []
     said += [f"{training['samples']} samples"] if training.get("samples") else []
     said += [f"{training['flops'] / 1e15:.2f} PFLOP"] if training.get("flops") else []

@@ -64,40 +64,8 @@ class Checkpoint:
         )
 
 
-class StoredTensors(Mapping[str, Tensor]):
-    """Tensors by name in safetensors files, each read onto the CPU when it is asked for.
-
-    Args:
-        files: where they lie; of a name in two files, the later one counts.
-
-    Raises:
-        CheckpointError: a file cannot be read; asking for a tensor raises it too.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._places: Dict[str, Any] = {}
-        for file in files:
-            try:
-                if file.stat().st_size > _MAX_WEIGHT_BYTES:
-                    raise CheckpointError(f"{file} has more than {_MAX_WEIGHT_BYTES >> 30} GiB.")
-                opened = safe_open(file, framework="pt")
-                self._places.update(dict.fromkeys(opened.keys(), (file, opened)))
-            except (OSError, SafetensorError) as error:
-                raise _unreadable(file, error) from error
-
-    def __getitem__(self, name: str) -> Tensor:
-        file, opened = self._places[name]
-        try:
-            value: Tensor = opened.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(file, error) from error
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+class Weights(Mapping[str, Tensor]):
+    """Tensors by name, each read onto the CPU when it is asked for."""
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of all names, types, shapes and values; how they lie in files does not matter."""
@@ -107,6 +75,44 @@ class StoredTensors(Mapping[str, Tensor]):
             found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             found.update(value.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()
+
+
+class StoredTensors(Weights):
+    """Tensors by name in safetensors files.
+
+    Args:
+        files: where they lie; of a name in two files, the later one counts.
+        prefix: of names in the files, left out here.
+
+    Raises:
+        CheckpointError: a file cannot be read; asking for a tensor raises it too.
+    """
+
+    def __init__(self, files: Sequence[Path], prefix: str = "") -> None:
+        self._places: Dict[str, Any] = {}
+        for file in files:
+            try:
+                if file.stat().st_size > _MAX_WEIGHT_BYTES:
+                    raise CheckpointError(f"{file} has more than {_MAX_WEIGHT_BYTES >> 30} GiB.")
+                opened = safe_open(file, framework="pt")
+                names = opened.keys()
+                self._places.update({name.removeprefix(prefix): (file, opened, name) for name in names})
+            except (OSError, SafetensorError) as error:
+                raise _unreadable(file, error) from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        file, opened, stored = self._places[name]
+        try:
+            value: Tensor = opened.get_tensor(stored)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(file, error) from error
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:
@@ -222,14 +228,13 @@ def load_weights(source: Path, into: nn.Module) -> None:
     load_into(into, stored_weights(source), str(source))
 
 
-def stored_weights(source: Path) -> StoredTensors:
-    """The weights that ``load_weights`` takes.
+def stored_weights(source: Path, prefix: str = "") -> StoredTensors:
+    """The weights that ``load_weights`` takes, without a prefix of their names.
 
     Raises:
         CheckpointError: there are none, or only those of adapters.
     """
-    files = weight_files(source)
-    weights = StoredTensors(files)
+    weights = StoredTensors(weight_files(source), prefix)
     if any(ADAPTER in name for name in weights):
         raise CheckpointError(
             f"{source} holds adapters (lora.rank), which are no network by themselves: write the network with "

@@ -122,6 +122,28 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class FluxConfig:
+    """What only networks of the kind flux2 ask for."""
+
+    parts: str = ""
+    """Folder of the autoencoder and of the empty prompt; empty looks in that of ``init``."""
+    accept_noncommercial: bool = False
+    """Train weights whose licence forbids commercial use; what comes of it stays under that licence."""
+    one_step: float = 0.5
+    """Share of the samples of the regimes image and lidar whose depth is noise alone, as in the first step; of the
+    others it is at a drawn level."""
+    fill: Literal["completed", "noise"] = "completed"
+    """What stands where there is no truth in depth that is half denoised: depth completed from all returns, as while
+    sampling, or noise as in Modality Forcing (arXiv 2606.13676)."""
+    error: Literal["squared", "absolute"] = "squared"
+    """Of the depth's velocity; ``absolute`` learns the median, whose edges are sharper after one step."""
+    unit_jitter: float = 0.05
+    """Deviation of the logarithm of a factor on the unit that returns are shown in, which a fit finds in use."""
+    heldout_steps: int = 1
+    """Denoising steps of each of the two runs of an evaluation."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
@@ -133,6 +155,7 @@ class TrainConfig:
     samples: SampleConfig = field(default_factory=SampleConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    flux: FluxConfig = field(default_factory=FluxConfig)
     seed: int = 0
     """Of the first weights, of the choice of samples and of all noise."""
     steps: int = 20_000
@@ -152,6 +175,9 @@ class TrainConfig:
     networks too large for one GPU; all processes then draw the same regime of ``losses`` in each pass."""
     compile: bool = False
     """Compile the network; worth its minutes on a GPU."""
+    recompute: bool = False
+    """Keep the inputs of blocks alone and compute their insides again in the backward pass (gradient checkpointing):
+    a fraction of the memory for a third more time."""
     init: str = ""
     """Weights to start from: a shipped network such as nano, a model folder, a checkpoint or a run's folder. Empty
     starts from random ones; ``?`` in a preset says that they must be named."""
@@ -195,6 +221,9 @@ FREE_TO_CHANGE = (
     "init",
     "device",
     "sharding",
+    "recompute",
+    "flux.parts",
+    "flux.accept_noncommercial",
     "data.workers",
     "data.scenes.cache",
     "data.scenes.device",
@@ -215,6 +244,9 @@ _AT_LEAST: Dict[str, float] = {
     "optimiser.clip": 0,
     "schedule.warmup": 0,
     "schedule.final": 0,
+    "flux.one_step": 0,
+    "flux.unit_jitter": 0,
+    "flux.heldout_steps": 1,
     "seed": 0,
     "steps": 1,
     "batch": 1,
@@ -255,6 +287,10 @@ def validate(config: TrainConfig) -> None:
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 0 and below 1.")
     validate_lora(config.lora, config.init)
+    if config.lora.half and config.precision != "bf16":
+        raise ConfigError(f"lora.half keeps frozen weights in bfloat16, but precision is {config.precision}: set bf16.")
+    if config.flux.one_step > 1:
+        raise ConfigError(f"flux.one_step is {config.flux.one_step}: it is a share, so at most 1.")
     _validate_shares(config)
     _validate_data(config)
 

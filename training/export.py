@@ -54,6 +54,7 @@ from mf_training.checkpoints import (
 )
 from mf_training.graph import OLDEST_OPSET, random_input, write_graph
 from mf_training.lora import load_merged
+from mf_training.recipe import kind_of
 from mf_training.settings import train_config_from_mapping
 
 _log = logging.getLogger(__name__)
@@ -76,13 +77,13 @@ class Exported:
     Attributes:
         folder: the model's folder.
         parameters: number of weights.
-        difference: largest relative difference of depth between the graph and torch.
+        difference: largest relative difference of depth between the graph and torch; None without a graph.
         sizes: bytes of each file.
     """
 
     folder: Path
     parameters: int
-    difference: float
+    difference: Optional[float]
     sizes: Mapping[str, int]
 
 
@@ -97,6 +98,8 @@ def export_run(
     base: str = "",
 ) -> Exported:
     """Export a checkpoint; adapters are merged into the weights they belong to.
+
+    What follows of graphs is of this project's own network; other families say themselves what they write.
 
     Args:
         source: a run's folder, whose best checkpoint is taken, else its last; or the folder of one checkpoint.
@@ -113,6 +116,9 @@ def export_run(
         ModelError: the graph does not compute what torch does, or ``out`` holds something else than a model.
     """
     folder, state = find_checkpoint(source)
+    done = kind_of(state["config"]["model"]).export(read_checkpoint(folder), out, base, licence)
+    if done is not None:
+        return done
     config = ModelConfig.from_mapping(state["config"]["model"])
     network = ModalityForcing(config)
     if "base" in state:

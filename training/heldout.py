@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping
+from typing import Callable, Dict, List, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from mf_ros.core.pixels import network_image
 from mf_ros.model import Prediction
 from mf_training.data import Batch
+
+Predict = Callable[[nn.Module, Batch], Tensor]
+"""Log of depth over each sample's scale, (B, 1, H, W), as a network in use would make it."""
 
 _SUMS = ("error", "prior_error", "count", "free_error", "free_count")
 
@@ -22,17 +25,28 @@ def one_step(net: nn.Module, batch: Batch) -> Prediction:
     return made
 
 
-def score(net: nn.Module, batches: Mapping[str, List[Batch]], device: torch.device) -> Dict[str, Dict[str, Tensor]]:
+def predicted_in_one_step(net: nn.Module, batch: Batch) -> Tensor:
+    """Log of depth over the scale, (B, 1, H, W) float32, of a network that ``one_step`` runs."""
+    return one_step(net, batch).depth.float()
+
+
+def score(
+    net: nn.Module,
+    batches: Mapping[str, List[Batch]],
+    device: torch.device,
+    predict: Predict = predicted_in_one_step,
+) -> Dict[str, Dict[str, Tensor]]:
     """Sums over this process's held-out samples, by source; ``scores`` makes figures of them.
 
     Args:
-        net: the network; it runs ``one_step``.
+        net: the network.
         batches: of each source.
         device: where to compute.
+        predict: what runs the network.
     """
     # Not inference mode: what a divided network gathers under it could not be trained with afterwards.
     with torch.no_grad():
-        return {name: _sums(net, each, device) for name, each in batches.items()}
+        return {name: _sums(net, each, device, predict) for name, each in batches.items()}
 
 
 def scores(sums: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> Dict[str, float]:
@@ -56,12 +70,12 @@ def scores(sums: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]
     return found
 
 
-def _sums(net: nn.Module, batches: List[Batch], device: torch.device) -> Dict[str, Tensor]:
+def _sums(net: nn.Module, batches: List[Batch], device: torch.device, predict: Predict) -> Dict[str, Tensor]:
     total = {name: torch.zeros((), dtype=torch.float64, device=device) for name in _SUMS}
     for batch in batches:
         moved = {key: value.to(device) for key, value in batch.items()}
         truth, prior, level = moved["truth"], moved["prior"], moved["level"]
-        depth = one_step(net, moved).depth.float()
+        depth = predict(net, moved)
         scale = moved["scale"][:, None, None, None]
         valid = (truth > 0) & torch.isfinite(truth)
         weight = moved["weight"] * valid

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,16 +24,16 @@ from mf_ros.errors import MfRosError
 from mf_training.checkpoints import prune, save_best, save_checkpoint
 from mf_training.config import TrainConfig
 from mf_training.data import Batch, TrainingSamples
-from mf_training.heldout import score, scores
-from mf_training.losses import LossConfig, one_regime
+from mf_training.heldout import Predict, predicted_in_one_step, score, scores
+from mf_training.losses import one_regime
 from mf_training.networks import Network
 from mf_training.optimiser_state import halved, optimiser_tensors
+from mf_training.recipe import Loss
 from mf_training.schedule import Average, learning_rate_part, set_learning_rate
 from mf_training.settings import train_config_to_mapping
 from mf_training.sharding import let_go, summed_once, whole
 
 Reason = Literal["finished", "plateau", "minutes", "interrupted"]
-Loss = Callable[[nn.Module, Batch, torch.Generator, LossConfig], Tuple[Tensor, Dict[str, Tensor]]]
 
 
 class TrainingError(MfRosError):
@@ -107,6 +107,7 @@ class Trainer:
         shares: of the sources.
         sources: what the run is made of, for its checkpoints.
         report: is told the status now and then, on the main process.
+        predict: depth of held-out samples.
     """
 
     config: TrainConfig
@@ -123,6 +124,7 @@ class Trainer:
     sources: Mapping[str, Any]
     report: Callable[[Status], None]
     tally: Tally
+    predict: Predict = predicted_in_one_step
 
     def __post_init__(self) -> None:
         self._saved_step = self.tally.step if self.tally.step else -1
@@ -296,7 +298,7 @@ class Trainer:
         with self.average.in_place():
             bare.eval()
             with self.accelerator.autocast():
-                sums = score(bare, self.heldout, self.accelerator.device)
+                sums = score(bare, self.heldout, self.accelerator.device, self.predict)
             bare.train()
             let_go(bare)
             sums = self.accelerator.reduce(sums, "sum")

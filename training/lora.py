@@ -11,18 +11,18 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mf_ros.engine.bundle import shipped_folder
-from mf_ros.errors import ConfigError, require_package
+from mf_ros.errors import ConfigError, ModelError, require_package
 from mf_training.checkpoints import (
     ADAPTER,
     Checkpoint,
     CheckpointError,
-    StoredTensors,
+    Weights,
     load_into,
     stored_weights,
 )
@@ -48,7 +48,9 @@ class LoraConfig:
     targets: Tuple[str, ...] = (r"blocks\.\d+\.(qkv|attention_proj)",)
     """Linear layers that get factors: regular expressions that match a whole name, as in ``blocks.0.qkv``."""
     also_train: Tuple[str, ...] = ("depth_in", "depth_decoder")
-    """Layers, or single weights, that are trained whole."""
+    """Layers, or single weights, that are trained whole: regular expressions too, which match a layer's whole name."""
+    half: bool = False
+    """Keep the frozen weights in bfloat16, at half the memory; needs ``precision: bf16``."""
 
 
 def validate_lora(config: LoraConfig, init: str) -> None:
@@ -63,11 +65,12 @@ def validate_lora(config: LoraConfig, init: str) -> None:
         raise ConfigError(f"lora.alpha is {config.alpha}: it must be at least 0.")
     if not 0 <= config.dropout < 1:
         raise ConfigError(f"lora.dropout is {config.dropout}: it must be at least 0 and below 1.")
-    for pattern in config.targets:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"lora.targets has {pattern!r}, which is no regular expression: {error}.") from error
+    for name in ("targets", "also_train"):
+        for pattern in getattr(config, name):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"lora.{name} has {pattern!r}, which is no regular expression: {error}.") from error
     if config.rank and not config.targets:
         raise ConfigError("lora.targets is empty: name the layers that get factors, or set lora.rank=0.")
     if config.rank and not init:
@@ -93,13 +96,31 @@ def targets_of(net: nn.Module, config: LoraConfig) -> List[str]:
     return [name for name in layers if name in found]
 
 
-def adapt(net: nn.Module, config: LoraConfig, targets: Sequence[str]) -> Any:
-    """Put factors beside layers, in place, and freeze everything else but ``also_train``.
+def trained_whole(net: nn.Module, config: LoraConfig) -> List[str]:
+    """Names of the weights that ``also_train`` means.
+
+    Raises:
+        ConfigError: one of its entries means none.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    found = set()
+    for wanted in config.also_train:
+        matched = [name for name in names if re.fullmatch(rf"(?:{wanted})(?:\..*)?", name)]
+        if not matched:
+            parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in sorted(names)))
+            raise ConfigError(f"lora.also_train has {wanted!r}, which is no layer: the network consists of {parts}.")
+        found.update(matched)
+    return [name for name in names if name in found]
+
+
+def adapt(net: nn.Module, config: LoraConfig, targets: Sequence[str], whole: Optional[Sequence[str]] = None) -> Any:
+    """Put factors beside layers, in place, and freeze everything else but what is trained whole.
 
     Args:
         net: the network.
-        config: rank and scale of the factors, and what else is trained.
+        config: rank and scale of the factors.
         targets: names of layers.
+        whole: names of the weights that are trained whole; those of ``also_train`` when not given.
 
     Returns:
         peft's model around the network, whose ``merge_and_unload`` takes the factors into the weights.
@@ -109,11 +130,7 @@ def adapt(net: nn.Module, config: LoraConfig, targets: Sequence[str]) -> Any:
         MissingDependencyError: peft is not installed.
     """
     peft = require_package("peft", extra="lora")
-    names = {name for name, _ in net.named_parameters()}
-    for wanted in config.also_train:
-        if not any(_within(name, wanted) for name in names):
-            parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in sorted(names)))
-            raise ConfigError(f"lora.also_train has {wanted!r}, which is no layer: the network consists of {parts}.")
+    kept = set(trained_whole(net, config) if whole is None else whole)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or config.rank,
@@ -124,12 +141,15 @@ def adapt(net: nn.Module, config: LoraConfig, targets: Sequence[str]) -> Any:
     tuner = peft.LoraModel(net, settings, _NAME)
     for name, weight in net.named_parameters():
         plain = name.replace(_INNER, "")
-        weight.requires_grad_(ADAPTER in name or any(_within(plain, wanted) for wanted in config.also_train))
+        weight.requires_grad_(ADAPTER in name or plain in kept)
     return tuner
 
 
-def _within(name: str, layer: str) -> bool:
-    return name == layer or name.startswith(f"{layer}.")
+def halve_frozen(net: nn.Module) -> None:
+    """Keep what is not trained in bfloat16, in place; autocast computes in it in any case."""
+    for weight in net.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def base_tensors(net: nn.Module) -> Dict[str, Tensor]:
@@ -162,7 +182,9 @@ def place_of(init: str) -> str:
     return init if shipped_folder(init) else str(Path(init).resolve())
 
 
-def base_weights(saved: Any, init: str, checkpoint: Path, *, check: bool = True) -> StoredTensors:
+def base_weights(
+    saved: Any, init: str, checkpoint: Path, *, check: bool = True, stored: Callable[[Path], Weights] = stored_weights
+) -> Weights:
     """The weights that a checkpoint's adapters belong to.
 
     Args:
@@ -170,6 +192,7 @@ def base_weights(saved: Any, init: str, checkpoint: Path, *, check: bool = True)
         init: where they lie; empty looks where they lay.
         checkpoint: for messages.
         check: compare them with those that the adapters were trained on, for which all of them are read.
+        stored: what reads weights.
 
     Raises:
         CheckpointError: they are gone, or no longer the same.
@@ -178,8 +201,8 @@ def base_weights(saved: Any, init: str, checkpoint: Path, *, check: bool = True)
         raise CheckpointError(f"{checkpoint / 'state.json'} does not say which weights its adapters belong to.")
     source = init or saved["init"]
     try:
-        weights = stored_weights(Path(source))
-    except CheckpointError as error:
+        weights = stored(Path(source))
+    except (CheckpointError, ModelError) as error:
         raise CheckpointError(
             f"{checkpoint} holds adapters of the weights {source}, which cannot be loaded; {_REMEDY} ({error})"
         ) from error
@@ -211,7 +234,7 @@ def load_merged(checkpoint: Checkpoint, config: LoraConfig, into: nn.Module, ini
     linear = {name for name, module in into.named_modules() if isinstance(module, nn.Linear)}
     if not targets or not targets <= linear:
         raise CheckpointError(f"{checkpoint.path} holds no adapters of this network's layers.")
-    tuner = adapt(into, config, sorted(targets))
+    tuner = adapt(into, config, sorted(targets), [name for name in trained if ADAPTER not in name])
     load_into(trained_tensors(into), trained, str(checkpoint.path))
     tuner.merge_and_unload()
     into.requires_grad_(True)

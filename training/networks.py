@@ -11,20 +11,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mf_training.checkpoints import Checkpoint, load_into, stored_weights
+from mf_training.checkpoints import Checkpoint, Weights, load_into, stored_weights
 from mf_training.config import TrainConfig
 from mf_training.lora import (
     adapt,
     base_tensors,
     base_weights,
+    halve_frozen,
     place_of,
     start_factors,
     targets_of,
     trained_tensors,
 )
-from mf_training.sharding import shard
+from mf_training.sharding import recompute_blocks, shard
 
 Build = Callable[[Mapping[str, Any]], nn.Module]
+Stored = Callable[[Path], Weights]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Network:
 
 
 def make_network(
-    config: TrainConfig, build: Build, accelerator: Accelerator, checkpoint: Optional[Checkpoint]
+    config: TrainConfig,
+    build: Build,
+    accelerator: Accelerator,
+    checkpoint: Optional[Checkpoint],
+    stored: Stored = stored_weights,
 ) -> Network:
     """Build the network of a run and fill it from a checkpoint, else from ``init``, else at random.
 
@@ -59,6 +65,7 @@ def make_network(
         build: makes a network of a model's settings.
         accelerator: its device and processes.
         checkpoint: to go on from.
+        stored: reads the weights that ``init`` names.
 
     Raises:
         CheckpointError: the weights cannot be used.
@@ -78,35 +85,44 @@ def make_network(
         targets = targets_of(bare, config.lora)
         for each in {bare, outline}:
             adapt(each, config.lora, targets)
+            if config.lora.half:
+                halve_frozen(each)
+    if config.recompute:
+        for each in {bare, outline}:
+            recompute_blocks(each)
     if sharded:
         shard(bare, accelerator, half=config.precision == "bf16", compiled=config.compile)
         net = accelerator.prepare_model(bare, device_placement=False, evaluation_mode=True)
     else:
         bare.to(accelerator.device)
         net = accelerator.prepare(bare)
-    base = _fill_adapted(config, bare, accelerator, checkpoint) if config.lora.rank else None
+    base = _fill_adapted(config, bare, accelerator, checkpoint, stored) if config.lora.rank else None
     if config.lora.rank == 0 and filled:
-        _fill(config, bare, checkpoint)
+        _fill(config, bare, checkpoint, stored)
     return Network(net, bare, outline, base)
 
 
-def _fill(config: TrainConfig, bare: nn.Module, checkpoint: Optional[Checkpoint]) -> None:
+def _fill(config: TrainConfig, bare: nn.Module, checkpoint: Optional[Checkpoint], stored: Stored) -> None:
     if checkpoint is not None:
         load_into(bare, checkpoint.tensors("model"), str(checkpoint.path))
     else:
-        load_into(bare, stored_weights(Path(config.init)), config.init)
+        load_into(bare, stored(Path(config.init)), config.init)
 
 
 def _fill_adapted(
-    config: TrainConfig, bare: nn.Module, accelerator: Accelerator, checkpoint: Optional[Checkpoint]
+    config: TrainConfig,
+    bare: nn.Module,
+    accelerator: Accelerator,
+    checkpoint: Optional[Checkpoint],
+    stored: Stored,
 ) -> Mapping[str, str]:
     """Fill an adapted network with its base and its factors; returns what identifies the base."""
     if checkpoint is None:
-        weights = stored_weights(Path(config.init))
+        weights = stored(Path(config.init))
         sha256 = weights.fingerprint() if accelerator.is_main_process else ""
     else:
         saved: Any = checkpoint.state.get("base")
-        weights = base_weights(saved, config.init, checkpoint.path, check=accelerator.is_main_process)
+        weights = base_weights(saved, config.init, checkpoint.path, check=accelerator.is_main_process, stored=stored)
         sha256 = saved["sha256"]
     load_into(base_tensors(bare), weights, config.init)
     if checkpoint is None:

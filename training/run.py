@@ -14,53 +14,23 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
-from torch import nn
 
 from mf_ros.errors import ConfigError, require_package
 from mf_ros.interrupt import StopOnSignal
 from mf_training.checkpoints import Checkpoint, CheckpointError, latest_checkpoint, load_into
-from mf_training.config import DataConfig, TrainConfig
-from mf_training.data import (
-    Batch,
-    Collate,
-    Part,
-    SampleMaker,
-    TrainingSamples,
-    heldout_batches,
-    open_parts,
-    training_batches,
-)
-from mf_training.loop import Loss, Reason, Status, Tally, Trainer
+from mf_training.config import TrainConfig
+from mf_training.data import Batch, Part, TrainingSamples, heldout_batches, training_batches
+from mf_training.loop import Reason, Status, Tally, Trainer
 from mf_training.lora import LoraConfig
 from mf_training.networks import make_network
 from mf_training.optimiser_state import load_optimisers
+from mf_training.recipe import DEFAULT_KIND, Recipe, kind_of
 from mf_training.schedule import Average, make_optimisers
 from mf_training.settings import differences, dump_train_config, first_difference, train_config_to_mapping
 from mf_training.sharding import require_processes
 from mf_training.sources import sources_of
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is trained and on what; the loop is the same for every recipe.
-
-    Attributes:
-        model_settings: completes the settings of a model, refusing unknown ones.
-        build: makes the network of such settings.
-        loss_of: one batch's loss and its terms.
-        make_sample: turns a scene into a sample.
-        collate: makes a batch of samples, tensors by name.
-        open_parts: opens the sources of scenes.
-    """
-
-    model_settings: Callable[[Mapping[str, Any]], Dict[str, Any]]
-    build: Callable[[Mapping[str, Any]], nn.Module]
-    loss_of: Loss
-    make_sample: SampleMaker
-    collate: Collate
-    open_parts: Callable[[DataConfig], List[Part]]
 
 
 @dataclass(frozen=True)
@@ -83,19 +53,19 @@ class Summary:
 
 
 def default_recipe() -> Recipe:
-    """The network of ``mf_ros.model`` on this package's samples and losses."""
-    from mf_ros.model import ModalityForcing, ModelConfig
-    from mf_training.losses import loss_of
-    from mf_training.samples import collate, make_sample
+    """This package's own network on its own samples and losses."""
+    return kind_of({}).recipe(TrainConfig())
 
-    return Recipe(
-        model_settings=lambda mapping: ModelConfig.from_mapping(mapping).to_mapping(),
-        build=lambda mapping: ModalityForcing(ModelConfig.from_mapping(mapping)),
-        loss_of=loss_of,
-        make_sample=make_sample,
-        collate=collate,
-        open_parts=open_parts,
-    )
+
+def recipe_of(config: TrainConfig) -> Recipe:
+    """How the family of a run's model is trained.
+
+    Raises:
+        ConfigError: there is no such family, or what it needs is not named.
+    """
+    model = _mapping(config.model)
+    own = model.get("kind", DEFAULT_KIND) == DEFAULT_KIND
+    return default_recipe() if own else kind_of(model).recipe(config)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -143,7 +113,7 @@ def train(
 
     Args:
         config: the run's settings.
-        recipe: what to train; this package's own when not given.
+        recipe: what to train; that of the model's family when not given.
         report: is told how the run is doing every ``log_every`` steps, on the main process.
 
     Raises:
@@ -154,7 +124,7 @@ def train(
     """
     deadline = time.monotonic() + config.minutes * 60 if config.minutes else float("inf")
     with StopOnSignal() as stop:
-        recipe = recipe or default_recipe()
+        recipe = recipe or recipe_of(config)
         config = dataclasses.replace(config, model=recipe.model_settings(_mapping(config.model)))
         checkpoint = _to_resume(config)
         trainer = _trainer(config, recipe, report, checkpoint)
@@ -212,10 +182,10 @@ def _adapters(settings: Any) -> Mapping[str, Any]:
 def _trainer(
     config: TrainConfig, recipe: Recipe, report: Callable[[Status], None], checkpoint: Optional[Checkpoint]
 ) -> Trainer:
-    sources = sources_of(config, None if checkpoint is None else checkpoint.state)
+    sources = sources_of(config, None if checkpoint is None else checkpoint.state, recipe.files, recipe.licence)
     accelerator = make_accelerator(config)
     # First of all, as the seed has just been set.
-    network = make_network(config, recipe.build, accelerator, checkpoint)
+    network = make_network(config, recipe.build, accelerator, checkpoint, recipe.stored)
     rank, world = accelerator.process_index, accelerator.num_processes
     parts = recipe.open_parts(config.data)
     if config.patience and not any(part.heldout for part in parts):
@@ -259,6 +229,7 @@ def _trainer(
         sources=sources,
         report=report,
         tally=tally,
+        predict=recipe.predict,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import warnings
 from typing import TYPE_CHECKING, Iterator, List
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 from mf_ros.errors import ConfigError
 
@@ -38,7 +40,7 @@ def shard(net: nn.Module, accelerator: Accelerator, *, half: bool, compiled: boo
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     of_blocks = dataclasses.replace(policy, param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else policy
-    for block in _blocks(net):
+    for block in blocks_of(net):
         if compiled:
             block.compile()
         fully_shard(block, mesh=mesh, mp_policy=of_blocks)
@@ -50,7 +52,13 @@ def shard(net: nn.Module, accelerator: Accelerator, *, half: bool, compiled: boo
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
 
 
-def _blocks(net: nn.Module) -> List[nn.Module]:
+def recompute_blocks(net: nn.Module) -> None:
+    """Let every block keep its input alone, in place; its inside is computed again in the backward pass."""
+    for block in blocks_of(net):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks_of(net: nn.Module) -> List[nn.Module]:
     """The members of all lists of modules, inner ones first."""
     lists = [module for module in net.modules() if isinstance(module, nn.ModuleList)]
     return [block for each in reversed(lists) for block in each]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from mf_ros.errors import ConfigError
 from mf_ros.evaluation.compare_document import file_sha256
@@ -13,15 +13,23 @@ from mf_training.config import TrainConfig
 Sources = Dict[str, Dict[str, Any]]
 
 
-def sources_of(config: TrainConfig, resumed: Optional[Mapping[str, Any]] = None) -> Sources:
+def sources_of(
+    config: TrainConfig,
+    resumed: Optional[Mapping[str, Any]] = None,
+    files: Callable[[Path], List[Path]] = weight_files,
+    licence: str = "",
+) -> Sources:
     """The parent and the data set of a run, for its checkpoints and for the model card.
 
     Args:
         config: of the run.
         resumed: the state of the checkpoint that the run goes on from.
+        files: where the weights lie that ``init`` names.
+        licence: of those.
 
     Returns:
-        ``parent`` (name, sha256 of its weights) where there is one, and ``dataset`` (name, fingerprint, rows, bags).
+        ``parent`` (name, sha256 of its weights, licence if it is known) where there is one, and ``dataset`` (name,
+        fingerprint, rows, bags).
 
     Raises:
         CheckpointError: there are no weights under ``init``.
@@ -34,7 +42,7 @@ def sources_of(config: TrainConfig, resumed: Optional[Mapping[str, Any]] = None)
         # Where it was may hold something else by now, or nothing.
         found.update({"parent": dict(before["parent"])} if isinstance(before.get("parent"), Mapping) else {})
     elif config.init:
-        found["parent"] = _parent(Path(config.init))
+        found["parent"] = {**_parent(Path(config.init), files), **({"licence": licence} if licence else {})}
     if config.data.mix.dataset > 0:
         found["dataset"] = _dataset(config.data.dataset.path)
         known = before.get("dataset")
@@ -47,10 +55,10 @@ def sources_of(config: TrainConfig, resumed: Optional[Mapping[str, Any]] = None)
     return found
 
 
-def _parent(init: Path) -> Dict[str, Any]:
-    files = weight_files(init)
+def _parent(init: Path, files: Callable[[Path], List[Path]]) -> Dict[str, Any]:
+    found = files(init)
     try:
-        hashes = [file_sha256(file) for file in files]
+        hashes = [file_sha256(file) for file in found]
     except OSError as error:
         raise CheckpointError(f"{init} cannot be read: {error.strerror or error}.") from error
     return {"name": init.name, "sha256": " ".join(hashes)}

@@ -63,6 +63,8 @@ class Export(Options):
             return OK
         files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in done.sizes.items())
         print(f"{done.folder}: {done.parameters / 1e6:.1f} million parameters; {files}")
-        print(f"The graph differs from torch by up to {done.difference:.1e} of the depth.")
-        print(f"Next: mf-ros replay BAG --out out --model {self.out}")
+        engine = " --engine flux" if done.difference is None else ""
+        if done.difference is not None:
+            print(f"The graph differs from torch by up to {done.difference:.1e} of the depth.")
+        print(f"Next: mf-ros replay BAG --out out{engine} --model {self.out}")
         return OK

@@ -239,7 +239,7 @@ class FinalLayer(nn.Module):
         It computes in the layer's dtype, under autocast too.
         """
         kind = self.linear.weight.dtype
-        with _without_autocast(x.device):
+        with without_autocast(x.device):
             shift, scale = self.adaLN_modulation(code.to(kind)).chunk(2, -1)
             out: Tensor = self.linear((1 + scale) * _normed(x.to(kind)) + shift)
         return out
@@ -253,6 +253,13 @@ def body_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def without_autocast(device: torch.device) -> ContextManager[Any]:
+    """Context in which layers compute in their own dtype; the meta device knows no other."""
+    if device.type not in _AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def joined(modulations: Iterable[Modulation], counts: Sequence[int]) -> Modulation:
     """One modulation for each token (B, N, hidden), from those of runs of ``counts`` tokens."""
     runs = [
@@ -260,12 +267,6 @@ def joined(modulations: Iterable[Modulation], counts: Sequence[int]) -> Modulati
         for modulation, count in zip(modulations, counts, strict=True)
     ]
     return Modulation(*(torch.cat(parts, 1) for parts in zip(*runs, strict=True)))
-
-
-def _without_autocast(device: torch.device) -> ContextManager[Any]:
-    if device.type not in _AUTOCAST:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -76,8 +76,20 @@ def empty_prompt(
         raise ModelError(
             f"The text encoder gives {made.shape[2]} channels, the network takes {channels}: it needs {name}."
         )
-    _keep(made, kept)
+    keep_prompt(made, kept)
     return made
+
+
+def keep_prompt(made: Tensor, path: Path) -> None:
+    """Write the file of a prompt, whole or not at all; one that cannot be written costs time, and is warned of."""
+    torch_files = require_package("safetensors.torch", extra="flux")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            torch_files.save_file({_NAME: made.cpu().contiguous()}, str(Path(beside) / FILE))
+            (Path(beside) / FILE).replace(path)
+    except OSError as error:
+        _log.warning("The empty prompt cannot be kept in %s (%s): it will be computed again.", path, shown(error))
 
 
 def cache_folder() -> Path:
@@ -173,7 +185,8 @@ def _check_complete(encoder: Path, found: Mapping[str, Any]) -> None:
     missing = sorted({str(name) for name in found.get("missing_keys", ())})
     if missing:
         raise ModelError(
-            f"The weights in {encoder} lack {shown(missing[0])}: download {ENCODER} (of a 4B network: Qwen3-4B) there again."
+            f"The weights in {encoder} lack {shown(missing[0])}: download {ENCODER} (Qwen3-4B for a 4B "
+            "network) there again."
         )
 
 
@@ -230,15 +243,3 @@ def _read(path: Path, channels: int, device: torch.device) -> Tensor:
         raise ModelError(f"{path} holds no tensor '{_NAME}': delete it, and it is made again.")
     check_tensors(tensors, {_NAME: (1, LENGTH, channels)})
     return read_tensors({_NAME: tensors[_NAME]}, {_NAME: torch.bfloat16}, device)[_NAME]
-
-
-def _keep(made: Tensor, path: Path) -> None:
-    """Write the file whole or not at all; a cache that cannot be written costs time, no more."""
-    torch_files = require_package("safetensors.torch", extra="flux")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-            torch_files.save_file({_NAME: made.cpu().contiguous()}, str(Path(beside) / FILE))
-            (Path(beside) / FILE).replace(path)
-    except OSError as error:
-        _log.warning("The empty prompt cannot be kept in %s (%s): it will be computed again.", path, shown(error))

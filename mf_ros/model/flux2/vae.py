@@ -6,6 +6,7 @@ calls them.
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Protocol, Tuple, Union
@@ -66,6 +67,10 @@ class Autoencoder:
     def pixels(self) -> int:
         """Pixels per side of a token."""
         return _CELLS * 2 ** (len(self._vae.config.block_out_channels) - 1)  # type: ignore[no-any-return]
+
+    def to(self, device: Union[str, torch.device]) -> Autoencoder:
+        """A copy on another device; on the meta device it has shapes alone."""
+        return Autoencoder(copy.deepcopy(self._vae).to(device), self._parts)
 
     def encode(self, image: Tensor) -> Tensor:
         """Tokens (B, H / 16 * W / 16, channels) of images (B, 3, H, W) in [-1, 1].

@@ -1,0 +1,118 @@
+"""A tiny training of a FLUX.2 network: a folder to start from, planes as scenes, and settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, Mapping, Tuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers", minversion="0.37")
+
+import dataclasses
+
+import torch
+from accelerate.state import AcceleratorState
+from flux_toys import tiny_folder
+from safetensors.torch import load_file, save_file
+from training_toys import begin_after, open_planes, settings
+from training_toys import make_sample as plane_sample
+
+from mf_training.config import TrainConfig
+from mf_training.flux.samples import FluxSample, with_map
+from mf_training.recipe import Recipe
+from mf_training.run import recipe_of, train
+from mf_training.scenes.types import Scene
+
+MODEL: Dict[str, Any] = {
+    "kind": "flux2",
+    "hidden": 64,
+    "heads": 2,
+    "triple_blocks": 2,
+    "single_blocks": 2,
+    "depth_blocks": 1,
+    "image_channels": 8,
+    "text_channels": 20,
+    "rope_axes": [8, 8, 8, 8],
+}
+DATA = {"shapes": [[16, 32]], "workers": 0, "scenes": {"heldout": 3, "number": 8}}
+NOISELESS = {"complete": 1, "partial": 0, "lidar": 0, "image": 0, "to_image": 0, "joint": 0}
+LORA: Dict[str, Any] = {
+    "rank": 2,
+    "targets": [r"single_blocks\.\d+\.linear[12]", r"double_blocks\.\d+\.depth_attn\.(qkv|proj)"],
+    "also_train": ["depth_in", "depth_final_layer", r"double_blocks\.\d+\.depth_mlp"],
+}
+
+
+def make_flux_plane(scene: Scene, rng: np.random.Generator, shape: Tuple[int, int], config: Any) -> FluxSample:
+    """The toys' plane with 32 returns, every other of which is held out, and nothing known elsewhere."""
+    sample = plane_sample(scene, rng, shape, config)
+    level, weight, truth = np.ones(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    rows, cols = np.mgrid[2 : shape[0] : 4, 2 : shape[1] : 4]
+    truth[rows, cols] = sample.truth[rows, cols]
+    weight[rows, cols] = 1
+    level[rows[:, ::2], cols[:, ::2]] = 0
+    weight[rows[:, ::2], cols[:, ::2]] = 0.15
+    depth = np.where(level < 1, np.log(np.where(truth > 0, truth, 1) / sample.scale), 0).astype(np.float32)
+    return with_map(dataclasses.replace(sample, truth=truth, weight=weight, level=level, depth=depth))
+
+
+def start(folder: Path, **config: Any) -> Path:
+    """A folder as released, of a tiny network whose text is three words long."""
+    tiny_folder(folder, **config)
+    prompt = folder / "empty_prompt.safetensors"
+    save_file({"empty_prompt": load_file(prompt)["empty_prompt"]}, prompt)
+    return folder
+
+
+def flux_settings(out: Path, init: Path, **changes: Any) -> TrainConfig:
+    """Settings as ``training_toys.settings`` takes them."""
+    common = {
+        "model": MODEL,
+        "init": str(init),
+        "data": DATA,
+        "losses": {"complete": 0.3, "partial": 0.2, "lidar": 0.1, "image": 0.2, "to_image": 0.1, "joint": 0.1},
+        "optimiser": {"name": "adamw", "lr": 0.003},
+        "steps": 6,
+        "save_every": 2,
+        "eval_every": 3,
+        "keep": 9,
+        "resume": None,
+    }
+    return settings(out, **{**common, **changes})
+
+
+def flux_recipe(config: TrainConfig) -> Recipe:
+    """The networks' own recipe on planes."""
+    return dataclasses.replace(recipe_of(config), open_parts=open_planes, make_sample=make_flux_plane)
+
+
+def trained(out: Path, init: Path, **changes: Any) -> Any:
+    """Train; returns the summary."""
+    config = flux_settings(out, init, **changes)
+    return train(config, flux_recipe(config))
+
+
+def main(argument: str) -> None:
+    """Runs under torchrun, one after the other: JSON list of settings with ``out``, ``init`` and maybe ``after``."""
+    end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda *args: None
+    for run in json.loads(argument):
+        out, init = Path(run.pop("out")), Path(run.pop("init"))
+        if "after" in run:
+            begin_after(Path(run.pop("after")), out)
+        trained(out, init, **run)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if torch.distributed.is_initialized():
+        end()
+
+
+def base_of(folder: Path) -> Mapping[str, torch.Tensor]:
+    """The weights in a folder by the names of the network."""
+    return {name.removeprefix("dit."): value for name, value in load_file(folder / "model.safetensors").items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
