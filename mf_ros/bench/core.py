@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple, cast
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 
 from mf_ros.bench.street import HEIGHT, RINGS, WIDTH, Street, cropped, make_street
-from mf_ros.bench.timing import Progress, Ratio, Task, Timing, interleaved, ratio, summary
+from mf_ros.bench.timing import Clock, Progress, Ratio, Task, Timing, interleaved, ratio, summary
 from mf_ros.core.cloud import pack_cloud
 from mf_ros.core.config import CloudConfig, EngineConfig, EngineName, ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
@@ -48,6 +49,7 @@ def bench_core(
     size: Tuple[int, int] = (WIDTH, HEIGHT),
     threads: int = 1,
     repeats: int = 50,
+    clock: Clock = time.perf_counter,
     progress: Optional[Progress] = None,
 ) -> List[PartResult]:
     """Time the parts of the core in turns on a simulated street.
@@ -57,6 +59,7 @@ def bench_core(
         size: width and height of the image, pixels; smaller ones than the street's are cropped from it.
         threads: of OpenCV and of networks.
         repeats: timed calls of each part; fewer where that would take more than a minute.
+        clock: seconds.
         progress: told the part done, in [0, 1].
 
     Returns:
@@ -71,7 +74,7 @@ def bench_core(
     try:
         parts = _parts(cropped(make_street(), *size), engine, threads)
         tasks = {name: Task(function) for name, function in parts.items()}
-        elapsed = interleaved(tasks, repeats=repeats, budget_s=_BUDGET_S, progress=progress)
+        elapsed = interleaved(tasks, repeats=repeats, budget_s=_BUDGET_S, clock=clock, progress=progress)
         completing = (engine, NETWORK, *COMPARED_BASELINES)
         return [
             PartResult(summary(name, each), ratio(each, elapsed[engine]) if name in completing else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,7 +16,7 @@ from mf_ros.bench.machine import Ceilings, measure_ceilings
 from mf_ros.bench.memory import Memory, engine_memory
 from mf_ros.bench.profile import NetworkProfile, profile_network
 from mf_ros.bench.street import Street
-from mf_ros.bench.timing import Progress, Ratio, Task, Timing, interleaved, ratio, summary
+from mf_ros.bench.timing import Clock, Progress, Ratio, Task, Timing, interleaved, ratio, summary
 from mf_ros.core.config import EngineConfig, ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.types import SparseDepth
@@ -96,6 +97,7 @@ def bench_engines(
     threads: int = 1,
     repeats: int = 20,
     budget_s: float = 60.0,
+    clock: Clock = time.perf_counter,
     progress: Progress = lambda part: None,
 ) -> EngineBench:
     """Measure engines in turns on one frame, with the machine's own matrix product among them.
@@ -109,6 +111,7 @@ def bench_engines(
         threads: of OpenCV, of products and of networks.
         repeats: rounds.
         budget_s: rounds that begin later than this are left out, but at least five are run.
+        clock: seconds.
         progress: told the part done, in [0, 1].
 
     Raises:
@@ -120,13 +123,17 @@ def bench_engines(
     try:
         sparse = to_sparse_depth(project_points(street.points, street.camera, ProjectionConfig()), street.camera)
         made = {each.label: make_engine(each.config) for each in engines}
-        ceilings, best = measure_ceilings(threads, lambda part: progress(0.15 * part))
+        ceilings, best = measure_ceilings(threads, clock, lambda part: progress(0.15 * part))
         product = best["float32"]
         times = math.ceil(_PRODUCT_S * ceilings.float32 * 1e9 / product.flops)
         tasks = {label: _task(engine, street, sparse) for label, engine in made.items()}
         tasks[_PRODUCT] = Task(lambda: [product.run() for _ in range(times)])
         elapsed = interleaved(
-            tasks, repeats=repeats, budget_s=budget_s, progress=lambda part: progress(0.15 + 0.55 * part)
+            tasks,
+            repeats=repeats,
+            budget_s=budget_s,
+            clock=clock,
+            progress=lambda part: progress(0.15 + 0.55 * part),
         )
         rates = [times * product.flops / ms / 1e6 for ms in elapsed[_PRODUCT]]
         rate = max(ceilings.float32, *rates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Sequence, Tuple
 
@@ -15,7 +16,7 @@ from mf_ros.bench.drive import Drive, simulated_drive
 from mf_ros.bench.pipeline import Lane
 from mf_ros.bench.stages import Staged
 from mf_ros.bench.street import COLUMNS, RINGS, Street, cropped, make_street, scaled
-from mf_ros.bench.timing import MIN_REPEATS, Progress, Task, interleaved
+from mf_ros.bench.timing import MIN_REPEATS, Clock, Progress, Task, interleaved
 from mf_ros.core.cloud import pack_cloud
 from mf_ros.core.config import CloudConfig, Config, ProjectionConfig
 from mf_ros.core.projection import project_points, to_sparse_depth
@@ -82,6 +83,7 @@ def bench_growth(
     megapixels: Sequence[float] = MEGAPIXELS,
     cameras: Sequence[int] = CAMERAS,
     steps: Sequence[int] = STEPS,
+    clock: Clock = time.perf_counter,
     progress: Progress = lambda part: None,
 ) -> List[Curve]:
     """Time growing work, all sizes of a curve in turns.
@@ -91,6 +93,7 @@ def bench_growth(
         threads: of OpenCV; networks have theirs in ``engines``.
         repeats: rounds.
         points, megapixels, cameras, steps: sizes, ascending, at least two of each.
+        clock: seconds.
         progress: told the part done, in [0, 1].
 
     Raises:
@@ -101,15 +104,15 @@ def bench_growth(
     try:
         street = make_street(max(COLUMNS, -(-max(points) // RINGS)))
         made = {each.label: make_engine(each.config) for each in engines}
-        curves = [_points(street, points, repeats)]
+        curves = [_points(street, points, repeats, clock)]
         progress(0.2)
-        curves.append(_pixels(make_street(), made, megapixels, repeats))
+        curves.append(_pixels(make_street(), made, megapixels, repeats, clock))
         progress(0.5)
-        curves.append(_cameras(engines[0].label, made[engines[0].label], cameras, repeats))
+        curves.append(_cameras(engines[0].label, made[engines[0].label], cameras, repeats, clock))
         progress(0.75)
         with_steps = [each for each in engines if "steps" in made[each.label].describe()]
         if with_steps:
-            curves.append(_steps(cropped(make_street(), *_STEP_CROP), with_steps, steps, repeats))
+            curves.append(_steps(cropped(make_street(), *_STEP_CROP), with_steps, steps, repeats, clock))
         else:
             _log.warning("None of the engines has denoising steps: their curve is left out.")
         return curves
@@ -117,7 +120,7 @@ def bench_growth(
         cv2.setNumThreads(before)
 
 
-def _points(street: Street, sizes: Sequence[int], repeats: int) -> Curve:
+def _points(street: Street, sizes: Sequence[int], repeats: int, clock: Clock) -> Curve:
     total = len(street.points)
     tasks: Dict[str, Dict[float, Task]] = {"project + cull": {}}
     for size in sizes:
@@ -128,10 +131,12 @@ def _points(street: Street, sizes: Sequence[int], repeats: int) -> Curve:
             )
         )
     expected = "linear once the returns outweigh the image, on which culling works whatever their number"
-    return _curve("projection and culling", "points", expected, tasks, repeats)
+    return _curve("projection and culling", "points", expected, tasks, repeats, clock)
 
 
-def _pixels(street: Street, engines: Mapping[str, DepthEngine], sizes: Sequence[float], repeats: int) -> Curve:
+def _pixels(
+    street: Street, engines: Mapping[str, DepthEngine], sizes: Sequence[float], repeats: int, clock: Clock
+) -> Curve:
     tasks: Dict[str, Dict[float, Task]] = {label: {} for label in (*engines, "cloud")}
     for size in sizes:
         view = scaled(street, size * 1e6)
@@ -150,10 +155,10 @@ def _pixels(street: Street, engines: Mapping[str, DepthEngine], sizes: Sequence[
             )
         )
     expected = "linear; an engine that completes large images on a coarser grid grows in steps, and slower than that"
-    return _curve("engines and cloud", "pixels", expected, tasks, repeats)
+    return _curve("engines and cloud", "pixels", expected, tasks, repeats, clock)
 
 
-def _steps(street: Street, engines: Sequence[Chosen], sizes: Sequence[int], repeats: int) -> Curve:
+def _steps(street: Street, engines: Sequence[Chosen], sizes: Sequence[int], repeats: int, clock: Clock) -> Curve:
     sparse = to_sparse_depth(project_points(street.points, street.camera, ProjectionConfig()), street.camera)
     tasks: Dict[str, Dict[float, Task]] = {each.label: {} for each in engines}
     for each in engines:
@@ -164,17 +169,17 @@ def _steps(street: Street, engines: Sequence[Chosen], sizes: Sequence[int], repe
                 lambda engine=engine: forget_frames(engine),  # type: ignore[misc]
             )
     expected = "linear in the runs of the network, beside what is done once for a frame"
-    return _curve("denoising steps", "steps", expected, tasks, repeats)
+    return _curve("denoising steps", "steps", expected, tasks, repeats, clock)
 
 
-def _cameras(label: str, engine: DepthEngine, sizes: Sequence[int], repeats: int) -> Curve:
+def _cameras(label: str, engine: DepthEngine, sizes: Sequence[int], repeats: int, clock: Clock) -> Curve:
     """Cameras that hear the same LiDAR: each has its pipeline, and the sweeps are decoded once."""
     drive = simulated_drive(Config(), frames=_CAMERA_FRAMES, size=_CAMERA_DRIVE)
     elapsed: Dict[int, List[float]] = {size: [] for size in sizes}
     for number in range(1 + max(repeats, MIN_REPEATS)):
         turn = number % len(sizes)
         for size in (*sizes[turn:], *sizes[:turn]):
-            frames = _together(drive, engine, size)
+            frames = _together(drive, engine, size, clock)
             # The first pass warms up.
             elapsed[size] += frames if number else []
     expected = "linear: every camera has depth of its own, and sweeps, which are decoded once, cost little"
@@ -182,9 +187,9 @@ def _cameras(label: str, engine: DepthEngine, sizes: Sequence[int], repeats: int
     return Curve("cameras beside one LiDAR", "cameras", expected, tuple(map(float, sizes)), (series,))
 
 
-def _together(drive: Drive, engine: DepthEngine, cameras: int) -> List[float]:
+def _together(drive: Drive, engine: DepthEngine, cameras: int, clock: Clock) -> List[float]:
     """Milliseconds that all cameras take for each image but the first, which fills caches."""
-    lanes = [Lane(drive, engine, Staged()) for _ in range(cameras)]
+    lanes = [Lane(drive, engine, Staged(), clock) for _ in range(cameras)]
     for message in drive.heard:
         sweep = lanes[0].stored(message)
         for lane in lanes:
@@ -197,9 +202,11 @@ def _together(drive: Drive, engine: DepthEngine, cameras: int) -> List[float]:
     return [sum(each) for each in zip(*frames, strict=True)][1:]
 
 
-def _curve(title: str, unit: str, expected: str, tasks: Mapping[str, Mapping[float, Task]], repeats: int) -> Curve:
+def _curve(
+    title: str, unit: str, expected: str, tasks: Mapping[str, Mapping[float, Task]], repeats: int, clock: Clock
+) -> Curve:
     flat = {f"{label} {size}": task for label, of in tasks.items() for size, task in of.items()}
-    elapsed = interleaved(flat, warmup=1, repeats=repeats, budget_s=_BUDGET_S)
+    elapsed = interleaved(flat, warmup=1, repeats=repeats, budget_s=_BUDGET_S, clock=clock)
     sizes = tuple(next(iter(tasks.values())))
     series = [_series(label, sizes, [elapsed[f"{label} {size}"] for size in sizes]) for label in tasks]
     return Curve(title, unit, expected, tuple(map(float, sizes)), tuple(series))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mf_ros.bench.products import Product, products
-from mf_ros.bench.timing import Task, interleaved
+from mf_ros.bench.timing import Clock, Task, interleaved
 
 _COPIED_BYTES = 128 * 2**20
 _ROUNDS = 7
@@ -73,19 +73,22 @@ class Ceilings:
 
 
 def measure_ceilings(
-    threads: int, progress: Callable[[float], None] = lambda part: None
+    threads: int, clock: Clock = time.perf_counter, progress: Callable[[float], None] = lambda part: None
 ) -> Tuple[Ceilings, Dict[str, Product]]:
     """Measure the machine's ceilings; each is the best of several rounds, since nothing makes a machine faster.
 
     Args:
         threads: of the products and of the copy.
+        clock: seconds.
         progress: told the part done, in [0, 1].
 
     Returns:
         The ceilings, and by precision the product that was fastest, to be timed again beside what is compared with it.
     """
     tried = products(threads)
-    elapsed = interleaved({each.name: Task(each.run) for each in tried}, repeats=_ROUNDS, progress=progress)
+    elapsed = interleaved(
+        {each.name: Task(each.run) for each in tried}, repeats=_ROUNDS, clock=clock, progress=progress
+    )
     best: Dict[str, Product] = {}
     rates = {each.name: each.flops / min(elapsed[each.name]) / 1e6 for each in tried}
     for each in tried:
@@ -95,12 +98,12 @@ def measure_ceilings(
         threads,
         {precision: rates[each.name] for precision, each in best.items()},
         {precision: each.name for precision, each in best.items()},
-        _copy_rate(threads),
+        _copy_rate(threads, clock),
     )
     return found, best
 
 
-def _copy_rate(threads: int) -> float:
+def _copy_rate(threads: int, clock: Clock) -> float:
     """10^9 bytes per second, read and written."""
     source = np.ones(_COPIED_BYTES // 8)
     target = np.empty_like(source)
@@ -113,7 +116,7 @@ def _copy_rate(threads: int) -> float:
             # NumPy copies on one core, and lets other threads run meanwhile.
             list(pool.map(lambda part: np.copyto(*part), parts))
 
-        elapsed = interleaved({"copy": Task(copy)}, repeats=_ROUNDS)["copy"]
+        elapsed = interleaved({"copy": Task(copy)}, repeats=_ROUNDS, clock=clock)["copy"]
     return 2 * source.nbytes / min(elapsed) / 1e6
 
 

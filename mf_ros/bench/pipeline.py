@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from mf_ros.bench.choice import Chosen
 from mf_ros.bench.drive import Drive, Heard, give
 from mf_ros.bench.stages import OF_ENGINE, SERIALISE, STAGES, StageClock, Staged, staged
-from mf_ros.bench.timing import MIN_REPEATS, Progress, Ratio, Timing, ratio, summary
+from mf_ros.bench.timing import MIN_REPEATS, Clock, Progress, Ratio, Timing, ratio, summary
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.message_builder import MessageBuilder
 from mf_ros.core.types import ByteArray, DepthEstimate, SparseDepth
@@ -96,6 +97,7 @@ def bench_pipeline(
     baselines: Sequence[str] = COMPARED,
     threads: int = 1,
     repeats: int = 20,
+    clock: Clock = time.perf_counter,
     progress: Progress = lambda part: None,
 ) -> PipelineBench:
     """Feed a drive to several pipelines in turns and time every stage of every frame.
@@ -109,6 +111,7 @@ def bench_pipeline(
         baselines: names of simple methods, as in ``mf_ros.evaluation.baselines``.
         threads: of OpenCV; networks have theirs in ``engines``.
         repeats: frames to time; the drive is fed again until there are so many, or there are none.
+        clock: seconds.
         progress: told the part done, in [0, 1].
 
     Raises:
@@ -123,11 +126,11 @@ def bench_pipeline(
         frames: Dict[str, List[Dict[str, float]]] = {label: [] for label in methods}
         returns: List[int] = []
         with staged(engines=list(methods.values())) as clocks:
-            run_pass(methods, drive, clocks)
+            run_pass(methods, drive, clocks, clock)
             first = next(iter(methods))
             while len(frames[first]) < max(repeats, MIN_REPEATS):
                 progress(len(frames[first]) / max(repeats, MIN_REPEATS))
-                made = run_pass(methods, drive, clocks)
+                made = run_pass(methods, drive, clocks, clock)
                 if any(len(made[label].frames) < 2 for label in methods):
                     raise BagError(f"Hardly any image of {drive.name} becomes depth: {made[first].why}")
                 for label, one in made.items():
@@ -157,9 +160,11 @@ class Passed:
     why: str = ""
 
 
-def run_pass(methods: Mapping[str, DepthEngine], drive: Drive, clocks: Staged) -> Dict[str, Passed]:
+def run_pass(
+    methods: Mapping[str, DepthEngine], drive: Drive, clocks: Staged, clock: Clock = time.perf_counter
+) -> Dict[str, Passed]:
     """Feed a drive once to a new pipeline for each method, message by message in turns."""
-    lanes = {label: Lane(drive, engine, clocks) for label, engine in methods.items()}
+    lanes = {label: Lane(drive, engine, clocks, clock) for label, engine in methods.items()}
     order = list(lanes.values())
     for number, message in enumerate(drive.heard):
         turn = number % len(order)
@@ -173,11 +178,11 @@ def run_pass(methods: Mapping[str, DepthEngine], drive: Drive, clocks: Staged) -
 class Lane:
     """One pipeline with its clock, and the messages that its results become."""
 
-    def __init__(self, drive: Drive, engine: DepthEngine, clocks: Staged) -> None:
+    def __init__(self, drive: Drive, engine: DepthEngine, clocks: Staged, clock: Clock = time.perf_counter) -> None:
         from mf_ros.bags.definitions import distro_typestore
 
         self._pipeline = drive.pipeline(without_memory(engine))
-        self._clocks, self._clock = clocks, StageClock()
+        self._clocks, self._clock = clocks, StageClock(clock)
         self._store: Any = distro_typestore(_DISTRO)
         self._messages = ResultMessages(MessageBuilder(self._store.types), drive.config)
         self._done: List[Dict[str, float]] = []

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
 
+from mf_ros.bench.timing import Clock
 from mf_ros.engine.protocol import DepthEngine
 
 OF_FUNCTION: Mapping[str, str] = {
@@ -55,9 +56,13 @@ class StageClock:
     """Adds up the time of stages, milliseconds; a stage inside another one takes its time from that.
 
     It belongs to the thread that made it: work that the pipeline does in other threads counts where it is waited for.
+
+    Args:
+        clock: seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
         self.ms: Dict[str, float] = {}
         self._open: List[str] = []
         self._last = 0.0
@@ -83,7 +88,7 @@ class StageClock:
         return taken
 
     def _lap(self) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         if self._open:
             self.ms[self._open[-1]] = self.ms.get(self._open[-1], 0.0) + 1e3 * (now - self._last)
         self._last = now

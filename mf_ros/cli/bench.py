@@ -57,6 +57,9 @@ class Bench(Options):
     """Timed rounds; 0 takes the suite's own number. Slow parts are repeated less often."""
     threads: int = 1
     """Threads of OpenCV, of linear algebra and of networks."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """core, engine, pipeline, growth: wall is the time that passes; cpu that which a processor spends on this process,
+    which on one thread hardly changes while others use the machine."""
     width: int = 1242
     """Width of the image, pixels; core, engine and node take at most 1242."""
     height: int = 375
@@ -86,6 +89,8 @@ class Bench(Options):
             raise ConfigError("--threads and --rate-hz must be above zero, --repeats and --frames not below it.")
         if self.plot is not None and (self.suite != "growth" or self.plot.suffix.lower() != ".png"):
             raise ConfigError(f"--plot {self.plot}: growth draws one .png.")
+        if self.clock == "cpu" and self.threads > 1:
+            raise ConfigError("--clock cpu adds the time of all threads up: use it with --threads 1.")
         if self.suite != "train":
             for name in _THREAD_VARIABLES:
                 os.environ[name] = str(self.threads)

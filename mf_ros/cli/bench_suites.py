@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping
 
 from mf_ros.bench.machine import LoadWatch, machine
+from mf_ros.bench.timing import CLOCKS
 from mf_ros.cli.options import Advance, progress
 from mf_ros.core.config import Config
 from mf_ros.core.settings import load_config
@@ -23,7 +24,8 @@ def measured(options: Bench) -> Dict[str, Any]:
     """Run the suite that the options name.
 
     Returns:
-        ``suite``, ``machine``, ``threads``, ``others_busy`` (cores that others used meanwhile), and the result.
+        ``suite``, ``machine``, ``threads``, ``clock``, ``others_busy`` (cores that others used meanwhile), and
+        the result.
 
     Raises:
         MissingDependencyError: a package or ROS 2 is missing.
@@ -37,6 +39,7 @@ def measured(options: Bench) -> Dict[str, Any]:
         "suite": options.suite,
         "machine": told,
         "threads": options.threads,
+        "clock": options.clock,
         "others_busy": watch.others(),
         **result,
     }
@@ -46,7 +49,14 @@ def _core(options: Bench, advance: Advance) -> Dict[str, Any]:
     from mf_ros.bench.core import bench_core
 
     engine, size = _only_engine(options), (options.width, options.height)
-    parts = bench_core(engine, size=size, threads=options.threads, repeats=options.repeats or 50, progress=advance)
+    parts = bench_core(
+        engine,
+        size=size,
+        threads=options.threads,
+        repeats=options.repeats or 50,
+        clock=CLOCKS[options.clock],
+        progress=advance,
+    )
     rows = [{**asdict(part.timing), "ratio": None if part.ratio is None else asdict(part.ratio)} for part in parts]
     return {"size": list(size), "engine": engine, "timings": rows}
 
@@ -58,7 +68,14 @@ def _engine(options: Bench, advance: Advance) -> Dict[str, Any]:
 
     engines = chosen(options.engine, _settings(options), options.threads)
     street = cropped(make_street(), options.width, options.height)
-    result = bench_engines(engines, street, threads=options.threads, repeats=options.repeats or 20, progress=advance)
+    result = bench_engines(
+        engines,
+        street,
+        threads=options.threads,
+        repeats=options.repeats or 20,
+        clock=CLOCKS[options.clock],
+        progress=advance,
+    )
     document = asdict(result)
     for row, each in zip(document["engines"], result.engines, strict=True):
         if each.network is not None:
@@ -88,6 +105,7 @@ def _pipeline(options: Bench, advance: Advance) -> Dict[str, Any]:
         baselines=() if options.without_baselines else COMPARED,
         threads=options.threads,
         repeats=options.repeats or 20,
+        clock=CLOCKS[options.clock],
         progress=lambda part: advance(0.2 + 0.8 * part),
     )
     return asdict(result)
@@ -107,7 +125,9 @@ def _growth(options: Bench, advance: Advance) -> Dict[str, Any]:
     from mf_ros.bench.growth import bench_growth
 
     engines = chosen(options.engine, _settings(options), options.threads)
-    curves = bench_growth(engines, threads=options.threads, repeats=options.repeats or 7, progress=advance)
+    curves = bench_growth(
+        engines, threads=options.threads, repeats=options.repeats or 7, clock=CLOCKS[options.clock], progress=advance
+    )
     if options.plot is not None:
         write_chart(options.plot, curves)
     return {"curves": [asdict(curve) for curve in curves], "plot": options.plot}

@@ -19,7 +19,7 @@ _MOST_KEPT = 0.8
 
 def as_text(document: Document) -> List[str]:
     """The document of any suite."""
-    told = {**document["machine"], "threads": document["threads"]}
+    told = {**document["machine"], "threads": document["threads"], "clock": document["clock"]}
     lines = ["  ".join(f"{key} {value}" for key, value in told.items())]
     if document.get("others_busy") is not None:
         lines.append(f"other processes kept {document['others_busy']:.2f} cores busy meanwhile")
