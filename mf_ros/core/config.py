@@ -102,6 +102,15 @@ class EngineConfig:
     """CPU threads of the network; 0 lets the library choose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto takes an NVIDIA GPU when the library can use it."""
+    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    """Numbers that the network computes with; auto takes float32 on a CPU and half precision on a GPU where the model
+    has it; int8 is for CPUs, with models that were exported with it, as nano is."""
+    compile: bool = False
+    """Prepare the network for each image size at its first image: torch.compile with torch, CUDA graphs on a GPU."""
+    tensorrt: bool = False
+    """Run the network with TensorRT, when onnxruntime has it; the first image of each size takes minutes, once."""
+    cache_dir: str = "~/.cache/mf_ros"
+    """Folder of what is built for this machine and kept, such as TensorRT's engines; ~ is the home folder."""
     self_test: bool = True
     """Compare the network at start-up with a stored result, so that a wrong one never makes depth."""
     output: Literal["auto", OutputKind] = "auto"

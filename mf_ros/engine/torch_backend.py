@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 import numpy as np
 import torch
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine.backend import StepInput, StepOutput, failure_text
+from mf_ros.engine.buckets import Bucketed, Step
 from mf_ros.engine.bundle import WEIGHTS, Bundle
 from mf_ros.engine.torch_device import torch_device
 from mf_ros.errors import ConfigError, ModelError, require_package
-from mf_ros.model import ModalityForcing, ModelConfig
+from mf_ros.model import ModalityForcing, ModelConfig, Prediction
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
@@ -23,7 +25,7 @@ class TorchBackend:
 
     Args:
         bundle: the network.
-        config: device and threads.
+        config: device, threads, precision, and whether to compile for each image size.
 
     Raises:
         MissingDependencyError: safetensors is not installed.
@@ -35,7 +37,10 @@ class TorchBackend:
         self._where = torch_device(config)
         network = self._where.bring(load_network(bundle).eval().requires_grad_(False))
         # The overload for memory formats is missing from torch's own types.
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._step: Step = functools.partial(self._run, self._network)
+        if config.compile:
+            self._step = Bucketed(self._step, self._compiled, "torch.compile", self.tolerance)
 
     @property
     def tolerance(self) -> float:
@@ -47,19 +52,30 @@ class TorchBackend:
         Raises:
             ModelError: torch failed, for example for lack of memory.
         """
+        return self._step(inputs)
+
+    def describe(self) -> Dict[str, str]:
+        """Library, device and precision."""
+        described = self._where.describe()
+        if isinstance(self._step, Bucketed):
+            described["library"] += f" with {self._step.name}"
+        return described
+
+    def _compiled(self, inputs: StepInput) -> Step:
+        """The network compiled for inputs of this size, on a GPU as a CUDA graph."""
+        mode = "reduce-overhead" if self._where.device.type == "cuda" else None
+        return functools.partial(self._run, torch.compile(self._network, mode=mode, dynamic=False))
+
+    def _run(self, network: Callable[..., Prediction], inputs: StepInput) -> StepOutput:
         device = self._where.device
         try:
             tensors = [torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in inputs]
             with torch.inference_mode(), self._where.autocast():
-                result = self._network(*tensors)
+                result = network(*tensors)
             depth, log_scale = (each.float().cpu().numpy() for each in (result.depth, result.log_scale))
         except RuntimeError as error:
             raise ModelError(f"The network failed in torch on {device}: {failure_text(error)}") from error
         return StepOutput(depth, log_scale)
-
-    def describe(self) -> Dict[str, str]:
-        """Library, device and precision."""
-        return self._where.describe()
 
 
 def load_network(bundle: Bundle) -> ModalityForcing:

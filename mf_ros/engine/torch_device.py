@@ -13,6 +13,8 @@ from mf_ros.errors import ModelError
 
 Movable = TypeVar("Movable")
 
+_PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
 
 class TorchDevice(NamedTuple):
     """A device and the type that large matrix products are computed in there."""
@@ -49,10 +51,10 @@ class TorchDevice(NamedTuple):
 
 
 def torch_device(config: EngineConfig) -> TorchDevice:
-    """The device that the settings name, with as many threads as they say; half precision on a GPU.
+    """The device that the settings name, with as many threads as they say, and the precision: by default half on a GPU.
 
     Raises:
-        ModelError: a GPU is asked for and there is none to use.
+        ModelError: a GPU is asked for and there is none to use, or the precision is none that torch runs.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ModelError(
@@ -61,6 +63,17 @@ def torch_device(config: EngineConfig) -> TorchDevice:
         )
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.device == "cpu" or not torch.cuda.is_available():
-        return TorchDevice(torch.device("cpu"), torch.float32)
-    return TorchDevice(torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    return TorchDevice(torch.device("cuda" if on_gpu else "cpu"), _precision(config.precision, on_gpu))
+
+
+def _precision(name: str, on_gpu: bool) -> torch.dtype:
+    if name in _PRECISIONS:
+        return _PRECISIONS[name]
+    if name != "auto":
+        raise ModelError(
+            f"engine.precision is {name}, which torch does not run here: set engine.name to onnx, or auto."
+        )
+    if not on_gpu:
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
