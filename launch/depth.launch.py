@@ -47,6 +47,7 @@ ARGUMENTS = [
         ["", "auto", "onnx", "torch", "classical", "transformers", "marigold", "flux"],
     ),
     ("model", "", f"Shipped model, folder that mf-ros export wrote, or a published model{AS_FILE}.", []),
+    ("quality", "", f"Speed against accuracy: fast, balanced or best{AS_FILE}.", ["", "fast", "balanced", "best"]),
     ("device", "", f"auto, cpu or cuda{AS_FILE}.", ["", "auto", "cpu", "cuda"]),
     ("bag", "", "Recording to play once the node is active: a rosbag2 folder, .mcap or .db3.", []),
     ("bag_rate", "1.0", "Speed of the recording.", []),
@@ -150,6 +151,7 @@ def depth_node(given, params_file):
         "node.image_transport": given["image_transport"],
         "engine.name": given["engine"],
         "engine.model": given["model"],
+        "engine.quality": given["quality"],
         "engine.device": given["device"],
     }
     overrides = {name: ParameterValue(value, value_type=str) for name, value in texts.items() if value}

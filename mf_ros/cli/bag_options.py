@@ -14,7 +14,7 @@ import tyro
 from mf_ros.bags.reader import Recording, open_recording
 from mf_ros.bags.window import RecordingWindow
 from mf_ros.cli.options import Options
-from mf_ros.core.config import Config, EngineName
+from mf_ros.core.config import Config, EngineName, QualityName
 from mf_ros.core.settings import load_config, validate
 from mf_ros.core.topics import TopicChoice, choose_topics
 from mf_ros.errors import TopicError
@@ -120,6 +120,8 @@ class EngineOptions(BagOptions):
     """Engine to use instead of the one in the settings, for example classical."""
     model: Word = None
     """Its network: a shipped one's name, a folder that mf-ros export wrote, or a published model's hub id or folder."""
+    quality: Optional[QualityName] = None
+    """Speed against accuracy: fast, balanced or best; by default as in the settings."""
     accept_noncommercial: bool = False
     """Run published weights whose licence forbids commercial use, which is then up to you to keep."""
 
@@ -129,7 +131,7 @@ class EngineOptions(BagOptions):
         Raises:
             ConfigError: a value given on the command line cannot be used.
         """
-        config = with_engine(self.checked_settings(), self.engine, self.model)
+        config = with_engine(self.checked_settings(), self.engine, self.model, self.quality)
         if self.accept_noncommercial:
             config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, accept_noncommercial=True))
         return config
@@ -141,12 +143,16 @@ def engine_text(name: str, details: Mapping[str, str]) -> str:
     return f"{name} on {', '.join(shown)}" if shown else name
 
 
-def with_engine(config: Config, name: Optional[str], model: Optional[str] = None) -> Config:
-    """The settings with another engine or another network, where one is named."""
+def with_engine(
+    config: Config, name: Optional[str], model: Optional[str] = None, quality: Optional[QualityName] = None
+) -> Config:
+    """The settings with another engine, network or quality, where one is named."""
     engine = config.engine
     if name is not None:
         # make_engine refuses a name that does not exist.
         engine = dataclasses.replace(engine, name=cast(EngineName, name))
     if model is not None:
         engine = dataclasses.replace(engine, model=model)
+    if quality is not None:
+        engine = dataclasses.replace(engine, quality=quality)
     return dataclasses.replace(config, engine=engine)

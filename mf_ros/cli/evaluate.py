@@ -144,7 +144,7 @@ class Evaluate(EngineOptions):
         return comparing(
             *self.compare,
             Path(self.bag[0]),
-            with_engine(self.checked_settings(), self.engine),
+            with_engine(self.checked_settings(), self.engine, quality=self.quality),
             self.config is not None,
             split=self.split or "test",
             max_frames=self.max_frames,

@@ -55,7 +55,7 @@ class Conditioning:
         return Returns(self.depth.reshape(-1)[pixel], pixel, (height, width))
 
 
-def condition(sparse: FloatArray, scale: float = 0.0, step: int = 1) -> Conditioning:
+def condition(sparse: FloatArray, scale: float = 0.0, step: int = 1, *, thorough: bool = True) -> Conditioning:
     """Normalise sparse depth for the network.
 
     Args:
@@ -64,6 +64,7 @@ def condition(sparse: FloatArray, scale: float = 0.0, step: int = 1) -> Conditio
         scale: metres to divide by instead of the median of the returns; 0 takes the median.
         step: pixels per side of a cell of the grid that the network works on; of a cell's returns it is shown the
             nearest, while all of them make the prior.
+        thorough: as in ``returns_prior``.
 
     Returns:
         Log ratios clipped to +-``LOG_LIMIT``, on the grid.
@@ -80,7 +81,7 @@ def condition(sparse: FloatArray, scale: float = 0.0, step: int = 1) -> Conditio
     returns = Returns(log_ratio, pixel, shape, step)
     nearest = returns.nearest()
     present = np.isfinite(nearest)
-    prior = returns_prior(returns)
+    prior = returns_prior(returns, thorough)
     depth, level = np.where(present, nearest, np.float32(0)), np.where(present, np.float32(0), np.float32(1))
     return Conditioning(scale, prior, depth, level, True, returns)
 
@@ -91,27 +92,24 @@ def present_pixels(sparse: FloatArray) -> AnyArray:
     return pixel[np.isfinite(np.take(sparse, pixel))]
 
 
-def returns_prior(returns: Returns) -> FloatArray:
+def returns_prior(returns: Returns, thorough: bool = True) -> FloatArray:
     """Log ratio of the depth that the returns alone suggest, (h, w) float32 on their grid.
 
-    Two completions of neighbouring cell sizes are averaged, so that how cells happen to lie on scan lines and edges
-    matters less, and the mean is drawn to the returns. Cells are no smaller than a third of the returns' spacing, nor
-    more than two pixels larger than need be: finer ones cost more and follow single returns.
+    They are completed on cells of 2 pixels, 1 where they are dense, or on those of the grid where they are larger, and
+    again on cells one pixel larger: finer ones cost more and follow single returns. The mean, in which it matters less
+    how cells happen to lie on scan lines and edges, is drawn to the returns.
 
     Args:
         returns: at least one.
+        thorough: False makes only the coarser completion.
     """
-    finest = max(returns.step, finest_step(returns))
-    inverse = sum(_completed(returns.on_grid(step), returns.step) for step in (finest, finest + 1))
-    prior = -np.log(np.asarray(inverse) * np.float32(0.5))
+    finest = 1 if returns.spacing < _SPARSE_SPACING else _SPARSE_STEP
+    steps = (max(returns.step, finest), max(returns.step, finest) + 1) if thorough else (max(returns.step, finest + 1),)
+    inverse = [_completed(returns.on_grid(step), returns.step) for step in steps]
+    prior = -np.log(inverse[0] if len(inverse) == 1 else (inverse[0] + inverse[1]) * np.float32(0.5))
     # The centimetres of the LiDAR's noise are nothing beside the prior's error; without them scenes of any size get the
     # same prior.
     return np.clip(drawn_to_returns(prior, _PRIOR_LOG_SCALE, returns, math.inf), -LOG_LIMIT, LOG_LIMIT)
-
-
-def finest_step(returns: Returns) -> int:
-    """Pixels per side of the smallest cells that completing these returns needs: 1 where they are dense, else 2."""
-    return 1 if returns.spacing < _SPARSE_SPACING else _SPARSE_STEP
 
 
 def _completed(returns: Returns, target: int) -> FloatArray:

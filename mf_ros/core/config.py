@@ -7,6 +7,7 @@ from typing import Literal, Tuple
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 EngineName = Literal["auto", "onnx", "torch", "classical", "transformers", "marigold", "flux"]
+QualityName = Literal["fast", "balanced", "best"]
 OutputKind = Literal["depth", "disparity", "log_depth", "metric"]
 
 
@@ -96,6 +97,9 @@ class EngineConfig:
     published."""
     model: str = "nano"
     """The network: nano, which is shipped, or a folder of mf-ros export; a published model's hub id or folder."""
+    quality: QualityName = "balanced"
+    """Speed against accuracy: best works on every pixel, balanced on a coarser grid, fast on a coarser one still and,
+    where name is auto, without the network."""
     steps: int = 0
     """Denoising steps per image; 0 takes the model's own number, which is 1, without randomness, for nano."""
     threads: int = 0

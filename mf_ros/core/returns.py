@@ -61,7 +61,8 @@ class Returns:
         if self.step == 1:
             return self.pixel
         rows, cols = np.divmod(self.pixel, self.shape[1])
-        return (rows // self.step) * self.grid[1] + cols // self.step
+        cells: AnyArray = (rows // self.step) * self.grid[1] + cols // self.step
+        return cells
 
     def sampled(self, values: FloatArray) -> FloatArray:
         """(M,) values (h, w) of the grid, interpolated to the returns."""

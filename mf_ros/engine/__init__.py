@@ -6,6 +6,7 @@ from typing import get_args
 
 from mf_ros.core.config import EngineConfig, EngineName
 from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.quality import quality_of
 from mf_ros.errors import ConfigError
 
 __all__ = ["ENGINES", "DepthEngine", "make_engine"]
@@ -23,10 +24,11 @@ def make_engine(config: EngineConfig) -> DepthEngine:
         ModelError: the network that is asked for is missing or damaged, or fails its self-test.
     """
     # Imported on demand: an engine's packages are needed only by those who choose it.
-    if config.name == "classical":
+    quality = quality_of(config)
+    if config.name == "classical" or (config.name == "auto" and not quality.network):
         from mf_ros.engine.classical import ClassicalEngine
 
-        return ClassicalEngine()
+        return ClassicalEngine(quality)
     if config.name not in ENGINES:
         raise ConfigError(f"engine.name is {config.name!r}: allowed is one of {', '.join(map(repr, ENGINES))}.")
     from mf_ros.engine.choose import PUBLISHED, best_engine, network_engine, published_engine

@@ -10,6 +10,7 @@ from mf_ros.core.config import EngineConfig
 from mf_ros.engine.backend import Backend
 from mf_ros.engine.bundle import Bundle, load_bundle
 from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.quality import quality_of
 from mf_ros.errors import MfRosError, MissingDependencyError, ModelError, require_package
 
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def best_engine(config: EngineConfig) -> DepthEngine:
     except ModelError as error:
         if config.model != EngineConfig().model:
             raise
-        return _classical([str(error)])
+        return _classical(config, [str(error)])
     failed = False
     for name in BACKENDS:
         try:
@@ -99,7 +100,7 @@ def best_engine(config: EngineConfig) -> DepthEngine:
         if failed:
             _log.warning("The network runs with %s, because: %s", name, " ".join(reasons))
         return engine
-    return _classical(reasons)
+    return _classical(config, reasons)
 
 
 def _engine(bundle: Bundle, config: EngineConfig, name: str) -> DepthEngine:
@@ -110,7 +111,7 @@ def _engine(bundle: Bundle, config: EngineConfig, name: str) -> DepthEngine:
     tested = "not run"
     if config.self_test:
         tested = f"passed, depth differs by up to {self_test(bundle, backend):.1e} of itself"
-    return NetworkEngine(bundle, backend, steps=config.steps or 1, tested=tested)
+    return NetworkEngine(bundle, backend, steps=config.steps or 1, tested=tested, quality=quality_of(config))
 
 
 def _backend(bundle: Bundle, config: EngineConfig, name: str) -> Backend:
@@ -130,7 +131,7 @@ def _loaded(source: _Source) -> Any:
         ) from error
 
 
-def _classical(reasons: List[str]) -> DepthEngine:
+def _classical(config: EngineConfig, reasons: List[str]) -> DepthEngine:
     from mf_ros.engine.classical import ClassicalEngine
 
     _log.warning(
@@ -138,4 +139,4 @@ def _classical(reasons: List[str]) -> DepthEngine:
         "(engine.name classical chooses it without this warning): %s",
         " ".join(reasons),
     )
-    return ClassicalEngine()
+    return ClassicalEngine(quality_of(config))

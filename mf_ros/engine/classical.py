@@ -11,12 +11,14 @@ from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import condition
 from mf_ros.core.grid import enlarged, grid_step
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
+from mf_ros.engine.quality import BEST, Quality
 from mf_ros.errors import MessageError
 
 _HALF_DISTANCE = 0.02
 _HALF_BEND = 0.1
 _EDGE_CONFIDENCE = 0.1
-_CELLS = 250_000
+# Finer cells cost more and are no better: returns lie farther apart.
+_MOST_CELLS = 250_000
 _BEND_REACHES = (0.01, 0.005)
 
 
@@ -24,11 +26,12 @@ class ClassicalEngine:
     """The engine that always works: LiDAR only, no weights, no state, the same result on every machine type.
 
     Args:
-        cells: images of more pixels are completed on a coarser grid of at most so many cells, and enlarged.
+        quality: how much work goes into a frame.
     """
 
-    def __init__(self, cells: int = _CELLS) -> None:
-        self._cells = cells
+    def __init__(self, quality: Quality = BEST) -> None:
+        self._cells = min(quality.cells, _MOST_CELLS)
+        self._thorough = quality.thorough
 
     @property
     def name(self) -> str:
@@ -45,7 +48,7 @@ class ClassicalEngine:
         Raises:
             MessageError: there is no return in the image, or none of finite depth.
         """
-        made = condition(sparse.depth, step=grid_step(sparse.depth.shape, self._cells))
+        made = condition(sparse.depth, step=grid_step(sparse.depth.shape, self._cells), thorough=self._thorough)
         if made.returns is None:
             raise MessageError(
                 "No usable LiDAR return falls into the image, so there is no depth to fill in: check the extrinsic "

@@ -16,6 +16,7 @@ from mf_ros.core.grid import enlarged, grid_step, mean_of_blocks
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
 from mf_ros.engine.bundle import Bundle, Processing
+from mf_ros.engine.quality import BEST, Quality
 from mf_ros.errors import MessageError, ModelError
 
 ENOUGH_RETURNS = 20
@@ -71,13 +72,17 @@ class NetworkEngine:
         backend: what runs it.
         steps: denoising steps; above 1 they start from noise, which is the same for every frame.
         tested: what the self-test said, for reports.
+        quality: how much work goes into a frame.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, steps: int = 1, tested: str = "not run") -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, *, steps: int = 1, tested: str = "not run", quality: Quality = BEST
+    ) -> None:
         self._bundle = bundle
         self._backend = backend
         self._steps = steps
         self._tested = tested
+        self._quality = quality
         self._held = HeldScale()
 
     @property
@@ -86,7 +91,7 @@ class NetworkEngine:
 
     def fresh(self) -> NetworkEngine:
         """The same network, loaded once, with nothing remembered."""
-        return NetworkEngine(self._bundle, self._backend, steps=self._steps, tested=self._tested)
+        return NetworkEngine(self._bundle, self._backend, steps=self._steps, tested=self._tested, quality=self._quality)
 
     def reset(self) -> None:
         """Forget earlier frames, because the next one does not follow them."""
@@ -98,8 +103,8 @@ class NetworkEngine:
         Confidence is the probability that depth is right within 2%. With fewer than 20 returns the last scale is held
         with falling confidence; without one, confidence falls with the number of returns, and without any return depth
         is relative. The pipeline drops an image without any return before it comes here, so in it the scale is held
-        over images with 1 to 19 returns. Images of more pixels than the network was made for are completed on a
-        coarser grid.
+        over images with 1 to 19 returns. Images of more pixels than the quality allows, or the network was
+        made for, are completed on a coarser grid.
 
         Raises:
             MessageError: image and sparse depth differ in size.
@@ -108,9 +113,9 @@ class NetworkEngine:
         shape = sparse.depth.shape
         if image.shape != (*shape, 3):
             raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
-        step = grid_step(shape, self._bundle.processing.max_pixels)
+        step = grid_step(shape, min(self._quality.cells, self._bundle.processing.max_pixels))
         scale, trust = self._held.choose(np.take(sparse.depth, present_pixels(sparse.depth)))
-        made = replace(condition(sparse.depth, scale, step), metric=scale > 0)
+        made = replace(condition(sparse.depth, scale, step, thorough=self._quality.thorough), metric=scale > 0)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = finished(done, self._bundle.processing)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
