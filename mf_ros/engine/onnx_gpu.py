@@ -182,7 +182,8 @@ def _installed(name: str) -> Optional[str]:
 
 
 def _on_cpu(value: Any) -> FloatArray:
-    array: FloatArray = np.asarray(value.numpy(), np.float32)
+    # A copy in any case: the next image overwrites what lies at the output's place.
+    array: FloatArray = np.array(value.numpy(), np.float32)
     return array
 
 
