@@ -19,6 +19,7 @@ POINT_STEP = 16
 
 _COLOUR_BITS = np.uint32(0x00FFFFFF)
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
+_SMALLEST = float(np.finfo(np.float32).tiny)
 _NO_COLOUR = np.uint32(0)
 
 
@@ -74,9 +75,9 @@ def valid_mask(depth: FloatArray, config: CloudConfig, confidence: Optional[Floa
     Raises:
         ValueError: confidence is not of the depth's size.
     """
-    # Comparisons with NaN are False, so invalid depth drops out here; infinite depth is above any maximum.
-    keep: BoolArray = (depth >= np.float32(max(config.min_depth_m, 0.0))) & (depth <= np.float32(config.max_depth_m))
-    keep &= np.isfinite(depth)
+    # NaN lies within no limits.
+    nearest, farthest = max(config.min_depth_m, 0.0), min(config.max_depth_m, float(np.finfo(np.float32).max))
+    keep: BoolArray = cv2.inRange(depth, nearest, farthest) > 0
     if confidence is not None and config.min_confidence > 0.0:
         if confidence.shape != depth.shape:
             raise ValueError(f"Confidence is of shape {confidence.shape}, depth of {depth.shape}.")
@@ -100,12 +101,13 @@ def edge_mask(depth: FloatArray, ratio: float) -> BoolArray:
     Returns:
         (H, W) bool; False where depth is not finite.
     """
-    # Morphology on NaN is undefined in OpenCV: a missing pixel must lose both against the maximum and the minimum.
-    known = depth > 0
-    farthest = cv2.dilate(np.where(known, depth, np.float32(0)), _NEIGHBOURS)
-    nearest = cv2.erode(np.where(known, depth, np.float32(np.inf)), _NEIGHBOURS)
-    edge = farthest > depth * np.float32(1.0 + ratio)
-    edge |= nearest < depth * np.float32(1.0 - ratio)
+    above, below = depth, depth
+    known = cv2.inRange(depth, _SMALLEST, np.inf) > 0
+    if not known.all():
+        # Morphology on NaN is undefined in OpenCV: a missing pixel must lose against both the maximum and the minimum.
+        above, below = np.where(known, depth, np.float32(0)), np.where(known, depth, np.float32(np.inf))
+    edge = cv2.dilate(above, _NEIGHBOURS) > depth * np.float32(1.0 + ratio)
+    edge |= cv2.erode(below, _NEIGHBOURS) < depth * np.float32(1.0 - ratio)
     edge &= np.isfinite(depth)
     return cast(BoolArray, edge)
 

@@ -87,8 +87,9 @@ def row_pattern(returns: BoolArray) -> RowPattern:
     down: Array = returns
     ratios: List[float] = []
     for _ in range(_ROW_POOLINGS):
-        across = across[:, : across.shape[1] // 2 * 2].reshape(across.shape[0], -1, 2).any(axis=2)
-        down = down[: down.shape[0] // 2 * 2].reshape(-1, 2, down.shape[1]).any(axis=1)
+        cols, rows = across.shape[1] // 2 * 2, down.shape[0] // 2 * 2
+        across = across[:, 0:cols:2] | across[:, 1:cols:2]
+        down = down[0:rows:2] | down[1:rows:2]
         ratios.append(float(down.sum()) / max(float(across.sum()), 1.0))
     if max(ratios) < _ROW_RATIO:
         return RowPattern(0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Tuple
 
+import cv2
 import numpy as np
 
 from mf_ros.core.types import AnyArray, BoolArray, FloatArray
@@ -50,26 +51,14 @@ def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[i
     size = tuple(int(each.max()) + 2 for each in where)
     flat = np.bincount(np.ravel_multi_index(where, size), minlength=math.prod(size))
     counts: AnyArray = flat.reshape(size).astype(np.float32)
-    for axis in (0, 1):
-        counts = _with_neighbours(counts, axis)
+    # Depth steps are channels here: each is summed over 3x3 cells, and then with the steps before and after it.
+    counts = cv2.boxFilter(counts, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
     crowd = counts.sum(axis=2)[where[:2]] - 1
-    company = _with_neighbours(counts, 2)[where] - 1
+    place = np.ravel_multi_index(where, size)
+    company = sum(counts.reshape(-1)[place + step] for step in (-1, 0, 1)) - 1
     crowded = crowd >= _CROWD
     alone = np.count_nonzero(crowded & (company < _COMPANY))
     if _USUAL_SHARE * count + _USUAL_COUNT <= alone <= _LARGEST_SHARE * count:
         # Where many are wrong, two wrong ones agree by chance; what is right has a good part of the crowd with it.
         lonely = crowded & (company < np.maximum(_COMPANY, _COMPANY_SHARE * crowd))
     return lonely
-
-
-def _with_neighbours(counts: AnyArray, axis: int) -> AnyArray:
-    """Each cell's count and those of its two neighbours along an axis; the outermost cells stay empty."""
-    summed = np.zeros_like(counts)
-    size = counts.shape[axis]
-    inner = [slice(None)] * counts.ndim
-    for offset in (-1, 0, 1):
-        inner[axis] = slice(1 + offset, size - 1 + offset)
-        middle = list(inner)
-        middle[axis] = slice(1, size - 1)
-        summed[tuple(middle)] += counts[tuple(inner)]
-    return summed
