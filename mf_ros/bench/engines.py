@@ -26,6 +26,7 @@ from mf_ros.errors import MissingDependencyError, ModelError
 
 _log = logging.getLogger(__name__)
 
+_LIBRARY = "onnxruntime"
 _PRODUCT = "matrix product"
 # A single product of some milliseconds is over before the machine's clock and caches have settled on it.
 _PRODUCT_S = 0.1
@@ -140,11 +141,12 @@ def bench_engines(
         results: List[EngineResult] = []
         for number, each in enumerate(engines):
             progress(0.7 + 0.3 * number / len(engines))
-            network = _profile(each.config, street, sparse)
+            details = dict(made[each.label].describe())
+            network = _profile(each.config, street, sparse) if _LIBRARY in details.get("library", "") else None
             results.append(
                 EngineResult(
                     each.label,
-                    dict(made[each.label].describe()),
+                    details,
                     summary(each.label, elapsed[each.label]),
                     ratio(elapsed[each.label], elapsed[engines[0].label]),
                     engine_memory(each.config, street.image, sparse, street.camera, threads),
@@ -163,8 +165,6 @@ def _task(engine: DepthEngine, street: Street, sparse: SparseDepth) -> Task:
 
 
 def _profile(config: EngineConfig, street: Street, sparse: SparseDepth) -> Optional[NetworkProfile]:
-    if config.name == "classical":
-        return None
     try:
         found = profile_network(
             lambda: make_engine(config), lambda engine: engine.estimate(street.image, sparse, street.camera)
@@ -173,7 +173,7 @@ def _profile(config: EngineConfig, street: Street, sparse: SparseDepth) -> Optio
         _log.warning("No profile of the engine %s: %s", config.name, error)
         return None
     if found.provider != "CPUExecutionProvider":
-        _log.warning("%s computes beside the profiler's clock: times of operators are those of starting them.", found)
+        _log.warning("%s computes beside the profiler's clock: it sees operators start, not end.", found.provider)
     return found
 
 

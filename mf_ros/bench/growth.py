@@ -154,7 +154,9 @@ def _pixels(
                 view.depth, view.image, view.camera, CloudConfig(), out=packed
             )
         )
-    expected = "linear; an engine that completes large images on a coarser grid grows in steps, and slower than that"
+    expected = (
+        "linear; an engine grows with its grid instead, and falls where images become so large that it is coarser"
+    )
     return _curve("engines and cloud", "pixels", expected, tasks, repeats, clock)
 
 

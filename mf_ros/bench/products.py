@@ -44,12 +44,14 @@ class Product:
     run: Callable[[], object]
 
 
-def products(threads: int) -> List[Product]:
+def products(threads: int, *, numpy: bool = True) -> List[Product]:
     """NumPy's products in single precision and, where onnxruntime is installed, its own in all precisions it has.
 
-    NumPy's threads are set by the environment before it is imported; ``threads`` are those of onnxruntime.
+    Args:
+        threads: of onnxruntime; NumPy's are set by the environment before it is imported.
+        numpy: whether to take NumPy's.
     """
-    made = [_numpy_product(size) for size in SIZES]
+    made = [_numpy_product(size) for size in SIZES] if numpy else []
     ort = _onnxruntime()
     if ort is None:
         return made

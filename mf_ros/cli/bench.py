@@ -58,7 +58,7 @@ class Bench(Options):
     threads: int = 1
     """Threads of OpenCV, of linear algebra and of networks."""
     clock: Literal["wall", "cpu"] = "wall"
-    """core, engine, pipeline, growth: wall is the time that passes; cpu that which a processor spends on this process,
+    """All but node and train: wall is the time that passes; cpu that which a processor spends on this process,
     which on one thread hardly changes while others use the machine."""
     width: int = 1242
     """Width of the image, pixels; core, engine and node take at most 1242."""

@@ -139,7 +139,9 @@ def _train(options: Bench, advance: Advance) -> Dict[str, Any]:
 
 def _scenes(options: Bench, advance: Advance) -> Dict[str, Any]:
     bench = _of_training("bench_scenes")
-    return dict(bench(scenes=options.repeats or 20, threads=options.threads, progress=advance))
+    return dict(
+        bench(scenes=options.repeats or 20, threads=options.threads, clock=CLOCKS[options.clock], progress=advance)
+    )
 
 
 def _of_training(function: str) -> Callable[..., Mapping[str, Any]]:

@@ -177,7 +177,7 @@ def _scenes(document: Document) -> Iterator[str]:
     rate = document["scenes_per_s"]
     yield (
         f"{document['scenes']} scenes of {document['size'][1]}x{document['size'][0]} with {document['sweeps']} sweeps: "
-        f"{rate:.2f} scenes/s and core"
+        f"{rate:.2f} scenes/s, {document['samples_per_s']:.2f}/s with a sample of each"
     )
     rows = [[name, f"{part['median_ms']:.1f}", f"{part['p95_ms']:.1f}"] for name, part in document["parts"].items()]
     yield from table(["part", "median ms", "p95 ms"], rows)
