@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("diffusers", minversion="0.37")
 
 import dataclasses
+import functools
 
 import torch
 from accelerate.state import AcceleratorState
@@ -21,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from training_toys import begin_after, open_planes, settings
 from training_toys import make_sample as plane_sample
 
+from mf_ros.model.flux2 import text
 from mf_training.config import TrainConfig
 from mf_training.flux.samples import FluxSample, with_map
 from mf_training.recipe import Recipe
-from mf_training.run import recipe_of, train
+from mf_training.run import Summary, recipe_of, train
 from mf_training.scenes.types import Scene
 
 MODEL: Dict[str, Any] = {
@@ -38,6 +41,7 @@ MODEL: Dict[str, Any] = {
     "text_channels": 20,
     "rope_axes": [8, 8, 8, 8],
 }
+WORDS = 4
 DATA = {"shapes": [[16, 32]], "workers": 0, "scenes": {"heldout": 3, "number": 8}}
 NOISELESS = {"complete": 1, "partial": 0, "lidar": 0, "image": 0, "to_image": 0, "joint": 0}
 LORA: Dict[str, Any] = {
@@ -60,11 +64,17 @@ def make_flux_plane(scene: Scene, rng: np.random.Generator, shape: Tuple[int, in
     return with_map(dataclasses.replace(sample, truth=truth, weight=weight, level=level, depth=depth))
 
 
+@pytest.fixture(autouse=True)
+def short_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text of a few words, because most of a tiny network's time goes into the 512 of the real one."""
+    monkeypatch.setattr(text, "LENGTH", WORDS)
+
+
 def start(folder: Path, **config: Any) -> Path:
-    """A folder as released, of a tiny network whose text is three words long."""
+    """A folder as released, of a tiny network."""
     tiny_folder(folder, **config)
     prompt = folder / "empty_prompt.safetensors"
-    save_file({"empty_prompt": load_file(prompt)["empty_prompt"]}, prompt)
+    save_file({"empty_prompt": load_file(prompt)["empty_prompt"][:, :WORDS].contiguous()}, prompt)
     return folder
 
 
@@ -85,19 +95,36 @@ def flux_settings(out: Path, init: Path, **changes: Any) -> TrainConfig:
     return settings(out, **{**common, **changes})
 
 
-def flux_recipe(config: TrainConfig) -> Recipe:
-    """The networks' own recipe on planes."""
-    return dataclasses.replace(recipe_of(config), open_parts=open_planes, make_sample=make_flux_plane)
+def flux_recipe(config: TrainConfig, same_noise: bool = False) -> Recipe:
+    """The networks' own recipe on planes; with the same noise for every sample, processes can be compared."""
+    made = recipe_of(config)
+    loss_of = made.loss_of if not same_noise else functools.partial(_loss_of_same_noise, made.loss_of)
+    return dataclasses.replace(made, open_parts=open_planes, make_sample=make_flux_plane, loss_of=loss_of)
 
 
-def trained(out: Path, init: Path, **changes: Any) -> Any:
-    """Train; returns the summary."""
+def _loss_of_same_noise(loss_of: Any, net: Any, batch: Any, generator: torch.Generator, losses: Any) -> Any:
+    draw = torch.randn
+
+    def same(shape: Any, **_: Any) -> torch.Tensor:
+        sizes = torch.Size([shape] if isinstance(shape, int) else shape)
+        return draw(sizes[1:], generator=torch.Generator().manual_seed(1)).expand(sizes).clone()
+
+    with mock.patch("torch.randn", same):
+        return loss_of(net, batch, generator, losses)
+
+
+def trained(
+    out: Path, init: Path, losses_seen: Optional[List[float]] = None, same_noise: bool = False, **changes: Any
+) -> Summary:
+    """Train; ``losses_seen`` gets the loss of every line of the log."""
     config = flux_settings(out, init, **changes)
-    return train(config, flux_recipe(config))
+    seen = [] if losses_seen is None else losses_seen
+    return train(config, flux_recipe(config, same_noise), lambda status: seen.append(status.loss))
 
 
 def main(argument: str) -> None:
     """Runs under torchrun, one after the other: JSON list of settings with ``out``, ``init`` and maybe ``after``."""
+    text.LENGTH = WORDS
     end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda *args: None
     for run in json.loads(argument):
         out, init = Path(run.pop("out")), Path(run.pop("init"))

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from mf_ros.model.flux2.memory import free_memory
 from mf_training.checkpoints import Checkpoint, Weights, load_into, stored_weights
 from mf_training.config import TrainConfig
 from mf_training.lora import (
@@ -23,6 +24,7 @@ from mf_training.lora import (
     targets_of,
     trained_tensors,
 )
+from mf_training.plan import require_room
 from mf_training.sharding import recompute_blocks, shard
 
 Build = Callable[[Mapping[str, Any]], nn.Module]
@@ -74,8 +76,8 @@ def make_network(
     assert isinstance(config.model, Mapping)
     sharded = config.sharding != "none"
     filled = checkpoint is not None or bool(config.init)
-    # Each process of a divided network reads its parts from files, so none needs the whole network at any time.
-    with torch.device("meta") if sharded and filled else contextlib.nullcontext():
+    # What is filled from files has no memory before: it may be large, and of a divided network no process holds all.
+    with torch.device("meta") if filled else contextlib.nullcontext():
         bare = build(config.model)
     outline = bare
     if sharded:
@@ -90,10 +92,15 @@ def make_network(
     if config.recompute:
         for each in {bare, outline}:
             recompute_blocks(each)
+    if filled:
+        processes = accelerator.num_processes if sharded else 1
+        require_room(config, bare, processes, free_memory(accelerator.device), accelerator.device)
     if sharded:
         shard(bare, accelerator, half=config.precision == "bf16", compiled=config.compile)
         net = accelerator.prepare_model(bare, device_placement=False, evaluation_mode=True)
     else:
+        if filled:
+            bare.to_empty(device=accelerator.device)
         bare.to(accelerator.device)
         net = accelerator.prepare(bare)
     base = _fill_adapted(config, bare, accelerator, checkpoint, stored) if config.lora.rank else None

@@ -17,6 +17,7 @@ import tyro
 from mf_ros.cli.options import INTERRUPTED, OK, Options, print_json
 from mf_ros.errors import ConfigError
 from mf_training.loop import Status
+from mf_training.plan import plan_lines
 from mf_training.run import Summary, train
 from mf_training.settings import dump_train_config, load_train_config
 
@@ -34,6 +35,7 @@ class Train(Options):
         mf-ros train nano out=out/mine data.scenes.cache=/data/scenes minutes=30
         mf-ros train --config config/training/posttrain.yaml data=DATASET init=nano patience=8
         mf-ros train posttrain data=DATASET model=small init=my_model lora.rank=8
+        mf-ros train posttrain_flux data=DATASET init=RELEASED_FOLDER --plan
     """
 
     words: Annotated[Tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[CONFIG] [KEY=VALUE ...]")] = ()
@@ -43,6 +45,8 @@ class Train(Options):
     """The file or preset, for those who prefer an option."""
     show: bool = False
     """Print all settings as YAML instead of training."""
+    plan: bool = False
+    """Print how much memory the run takes on each of 1, 2, 4 and 8 GPUs instead of training; needs no weights."""
 
     def run(self) -> int:
         """Train and say what came of it; 130 when a signal stopped it."""
@@ -50,6 +54,9 @@ class Train(Options):
         config = load_train_config(source, settings)
         if self.show:
             print(dump_train_config(config), end="")
+            return OK
+        if self.plan:
+            print("\n".join(plan_lines(config)))
             return OK
         with _reporter() as report:
             summary = train(config, report=report)

@@ -175,9 +175,9 @@ class FluxObjective:
         return patched(contracted(log_depth.exp()), self._patch)
 
     def _sampled(self, net: Flux2Network, known: Flux2Known) -> Tensor:
-        """Log of depth over its mean, (B, 1, H, W); every evaluation starts from the same noise."""
+        """Log of depth over its mean, (B, 1, H, W); every sample of every evaluation starts from the same noise."""
         steps = self._config.heldout_steps
-        out = sampled_steps(net, known, steps, torch.Generator().manual_seed(_SEED))
+        out = sampled_steps(net, known, steps, torch.Generator().manual_seed(_SEED), same_noise=True)
         return unpatched(log_of(out.depth), known.grid)
 
     def _encoded(self, batch: Batch) -> Tensor:

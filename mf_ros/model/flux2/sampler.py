@@ -99,18 +99,22 @@ def sampled_steps(
     generator: torch.Generator,
     guidance: Optional[Guidance] = None,
     log2_alpha: float = 0.0,
+    *,
+    same_noise: bool = False,
 ) -> Flux2Prediction:
     """``sample_flux2`` without inference mode, for networks that are trained on afterwards.
 
     A network that is divided over processes keeps what it gathered, and what was gathered in inference mode cannot be
-    trained with.
+    trained with. With ``same_noise`` all of a batch start from the same, so that it does not matter who else is in it.
     """
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed.")
     levels = step_levels(steps)
     depth_levels = tilted(levels, log2_alpha) if known.image is None else levels
-    image = known.image.float() if known.image is not None else _noise(net.config.image_channels, known, generator)
-    depth = noise = _noise(net.config.depth_channels, known, generator)
+    count = 1 if same_noise else known.text.shape[0]
+    image = known.image
+    image = image.float() if image is not None else _noise(net.config.image_channels, known, count, generator)
+    depth = noise = _noise(net.config.depth_channels, known, count, generator)
     for (level, following), (depth_level, depth_following) in zip(
         itertools.pairwise(levels), itertools.pairwise(depth_levels), strict=True
     ):
@@ -127,9 +131,10 @@ def sampled_steps(
     return Flux2Prediction(image, depth)
 
 
-def _noise(channels: int, known: Flux2Known, generator: torch.Generator) -> Tensor:
-    shape = (known.text.shape[0], known.grid[0] * known.grid[1], channels)
-    return torch.randn(shape, generator=generator, device=generator.device).to(known.text.device)
+def _noise(channels: int, known: Flux2Known, count: int, generator: torch.Generator) -> Tensor:
+    shape = (count, known.grid[0] * known.grid[1], channels)
+    drawn = torch.randn(shape, generator=generator, device=generator.device).to(known.text.device)
+    return drawn.expand(known.text.shape[0], -1, -1)
 
 
 def _shown(known: Flux2Known, depth: Tensor, level: float) -> Shown:
