@@ -54,6 +54,8 @@ class SampleConfig:
     """As ``projection.cull_margin`` on the robot."""
     reject_lonely: bool = ProjectionConfig.reject_lonely
     """As ``projection.reject_lonely`` on the robot."""
+    coarse: float = 0.0
+    """Share of samples seen on the coarser grid on which ``engine.quality`` balanced works."""
     photometric: bool = True
     """Vary brightness, contrast, colour and noise of the image."""
 

@@ -20,6 +20,7 @@ from mf_ros.core.grid import grid_step, mean_of_blocks, nearest_of_blocks
 from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nearest
 from mf_ros.core.types import BoolArray, ByteArray, FloatArray
 from mf_ros.engine.bundle import Processing
+from mf_ros.engine.quality import QUALITIES
 from mf_training.returns import (
     Returns,
     SampleConfig,
@@ -35,6 +36,8 @@ __all__ = ["HIDDEN", "VISIBLE", "Sample", "SampleConfig", "collate", "make_sampl
 
 MAX_PIXELS = Processing().max_pixels
 """Larger pictures are learned on the coarser grid on which engines complete them."""
+COARSE_PIXELS = QUALITIES["balanced"].cells
+"""The same for samples that are seen as ``engine.quality`` balanced sees them."""
 VISIBLE, HIDDEN = 1, 2
 _SHOWN_WEIGHT = 0.15
 _BETWEEN_WEIGHT = 0.1
@@ -86,7 +89,8 @@ def make_sample(
     extra = rng.spawn(1)[0]
     if not scene.depth.any():
         scene = zoomed(scene, extra, shape, config)
-    view = _View(scene.camera(), grid_step(scene.depth.shape, MAX_PIXELS), config)
+    coarse = config.coarse > 0 and extra.random() < config.coarse
+    view = _View(scene.camera(), grid_step(scene.depth.shape, COARSE_PIXELS if coarse else MAX_PIXELS), config)
     T_wrong = None
     if not scene.depth.any() and extra.random() < config.miscalibrated:
         T_wrong = wrong_pose(extra, config, scene.twist)
@@ -103,9 +107,10 @@ def make_sample(
         weight = _as_measured(returns, truth, view)
     else:
         truth, weight = _held_out(returns, view)
-    sparse = view.rasterized(returns.at, returns.z, view.seen(returns.at, returns.z, returns.shown))
+    every = view.full(returns.at, returns.z, view.seen(returns.at, returns.z, returns.shown))
+    sparse = nearest_of_blocks(every, view.step)
     window = _window(sparse, rng, shape)
-    depth, level, prior, scale = _conditioned(sparse, truth, window)
+    depth, level, prior, scale = _conditioned(every, truth, window, view.step, thorough=not coarse)
     image = np.ascontiguousarray(
         view.coarse_image(scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)]
     )
@@ -123,11 +128,14 @@ class _View:
     step: int
     config: SampleConfig
 
+    def full(self, uv: FloatArray, z: FloatArray, keep: BoolArray) -> FloatArray:
+        """(H, W) metres of the nearest kept return at each pixel of the picture, 0 = none."""
+        pixels = np.rint(uv[keep]).astype(np.int64)
+        return rasterize_nearest(pixels[:, 1], pixels[:, 0], z[keep], (self.camera.height, self.camera.width))
+
     def rasterized(self, uv: FloatArray, z: FloatArray, keep: BoolArray) -> FloatArray:
         """(h, w) metres of the nearest kept return in each cell of the grid, 0 = none."""
-        pixels = np.rint(uv[keep]).astype(np.int64)
-        full = rasterize_nearest(pixels[:, 1], pixels[:, 0], z[keep], (self.camera.height, self.camera.width))
-        return nearest_of_blocks(full, self.step)
+        return nearest_of_blocks(self.full(uv, z, keep), self.step)
 
     def seen(self, uv: FloatArray, z: FloatArray, keep: BoolArray) -> BoolArray:
         """``keep`` less the returns that are lonely among the kept, or that nearer ones of them hide."""
@@ -203,7 +211,7 @@ def _window(sparse: FloatArray, rng: np.random.Generator, shape: Tuple[int, int]
 
 
 def _conditioned(
-    sparse: FloatArray, truth: FloatArray, window: Tuple[slice, slice]
+    sparse: FloatArray, truth: FloatArray, window: Tuple[slice, slice], step: int, *, thorough: bool
 ) -> Tuple[FloatArray, FloatArray, FloatArray, float]:
     """Depth, level and prior of a window of the picture, and the scale of the whole picture, as on the robot.
 
@@ -212,17 +220,23 @@ def _conditioned(
 
     Args:
         sparse: (H, W) metres of visible returns.
-        truth: (H, W) metres.
-        window: rows and columns.
+        truth: (h, w) metres on the grid.
+        window: rows and columns of the grid.
+        step: pixels per side of a cell of the grid.
+        thorough: as in ``condition``.
     """
-    if not sparse[window].any():
-        sparse = np.zeros_like(sparse)
     outer = tuple(slice(max(0, each.start - _MARGIN), each.stop + _MARGIN) for each in window)
+    shown, around = (
+        sparse[tuple(slice(step * each.start, step * each.stop) for each in part)] for part in (window, outer)
+    )
+    if not shown.any():
+        sparse, around = np.zeros_like(sparse), np.zeros_like(around)
     inner = tuple(
         slice(each.start - wide.start, each.stop - wide.start) for each, wide in zip(window, outer, strict=True)
     )
     returns = sparse[sparse > 0]
-    conditioning = condition(sparse[outer], float(np.median(returns)) if len(returns) else 0.0)
+    scale = float(np.median(returns)) if len(returns) else 0.0
+    conditioning = condition(around, scale, step, thorough=thorough)
     scale = conditioning.scale
     if not conditioning.metric:
         known = truth[(truth > 0) & np.isfinite(truth)]
