@@ -139,7 +139,7 @@ def bench_pipeline(
         return PipelineBench(
             drive.name,
             int(np.median(returns)),
-            tuple(_result(label, methods[label], each, frames[first]) for label, each in frames.items()),
+            tuple(method_result(label, methods[label], each, frames[first]) for label, each in frames.items()),
         )
     finally:
         cv2.setNumThreads(before)
@@ -223,9 +223,17 @@ class Lane:
             self._returns.append(result.sparse.count)
 
 
-def _result(
+def method_result(
     label: str, engine: DepthEngine, frames: Sequence[Mapping[str, float]], first: Sequence[Mapping[str, float]]
 ) -> MethodResult:
+    """What a method came to.
+
+    Args:
+        label: its name.
+        engine: that ran.
+        frames: milliseconds of each stage, for each frame.
+        first: those of the method that it is compared with, for the same frames.
+    """
     total = np.array([sum(frame.values()) for frame in frames])
     beside = np.array([sum(ms for stage, ms in frame.items() if stage not in OF_ENGINE) for frame in frames])
     stages = {stage: summary(stage, [frame.get(stage, 0.0) for frame in frames]) for stage in STAGES}
