@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Dict, List
@@ -43,6 +44,7 @@ from mf_ros.model.sampler import Known
 from mf_training.checkpoints import CheckpointError, load_into
 from mf_training.export import export_run
 from mf_training.flux.export import MergedTensors, merged_tensors
+from mf_training.flux.pictures import flux_pictures
 from mf_training.lora import LoraConfig, adapt, targets_of, trained_tensors
 from mf_training.recipe import without_kind
 from mf_training.run import train
@@ -259,3 +261,24 @@ def test_a_network_of_no_family_is_refused(tmp_path: Path, init: Path) -> None:
         train(flux_settings(tmp_path / "run", init, model={"kind": "flux3"}))
     with pytest.raises(ConfigError, match=r"name their folder with flux\.parts=FOLDER"):
         train(settings(tmp_path / "run", model=MODEL))
+
+
+def test_a_contact_sheet_shows_what_a_trained_network_makes(tmp_path: Path, init: Path, capsys: Any) -> None:
+    from mf_ros.cli.main import main
+
+    named = ["sample", str(init), "--out", str(tmp_path / "sheet.png"), "--count", "1", "--steps", "1", "--json"]
+    assert main([*named, "--height", "64", "--width", "64"]) == 0
+    errors = json.loads(capsys.readouterr().out)["relative_errors"]
+    assert set(errors) == {"image + LiDAR to depth", "LiDAR to depth", "image to depth"}
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_known_depth_of_any_scale_is_sampled_in_the_network_s_unit(init: Path) -> None:
+    sampler = flux_pictures(init)
+    image, generator = torch.rand(1, 3, 32, 48) * 2 - 1, torch.Generator().manual_seed(0)
+    depth = torch.linspace(0, 1, 48).expand(1, 1, 32, 48)
+    level = (torch.rand(1, 1, 32, 48) > 0.1).float()
+    known = Known(image, depth, level, torch.zeros_like(depth))
+    farther = dataclasses.replace(known, depth=depth + 3)
+    one, other = (sampler(each, 2, generator.manual_seed(0)).depth for each in (known, farther))
+    assert torch.allclose(other - 3, one, atol=1e-3)

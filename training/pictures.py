@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.returns import LOG_LIMIT
 from mf_ros.core.types import FloatArray
 from mf_ros.evaluation.metrics import depth_metrics, scale_to
-from mf_ros.model import ModalityForcing, Prediction
+from mf_ros.model import ModalityForcing
+from mf_ros.model.protocol import Sampled, Sampler
 from mf_ros.model.sampler import Known, sample
 from mf_training.losses import SKY_M
 from mf_training.scenes.sheet import Picture, darkened, depth_picture, draw_returns, labelled, side_by_side, stacked
@@ -50,17 +52,19 @@ def _below(cell: Cell) -> str:
     return ", ".join([*error, *([cell.note] if cell.note else [])])
 
 
-def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
+def sample_row(net: Union[ModalityForcing, Sampler], scene: Scene, steps: int, depth_steps: int = 1) -> List[Cell]:
     """Everything that the network can make of one scene.
 
-    Depth from image or LiDAR takes one step, which depends on no noise; images, and both from nothing, take ``steps``.
-    The noise depends on the scene's seed alone.
+    Depth from image or LiDAR takes ``depth_steps``, one of which depends on no noise in this project's own network;
+    images, and both from nothing, take ``steps``. The noise depends on the scene's seed alone.
 
     Args:
-        net: the network, on the CPU.
+        net: the network, on the CPU, or a sampler of another.
         scene: its first sweep is shown, culled as on the robot; height and width are multiples of 16.
         steps: denoising steps.
+        depth_steps: of depth from image or LiDAR.
     """
+    make: Sampler = functools.partial(sample, net) if isinstance(net, ModalityForcing) else net
     image = np.ascontiguousarray(scene.image.transpose(1, 2, 0))
     camera = scene.camera()
     returns = project_points(scene.scans[0].as_points(), camera, ProjectionConfig())
@@ -70,8 +74,8 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
     lidar = Known(given, _plane(made.depth), _plane(made.level), _plane(made.prior))
     nothing = _nothing_of(scene.depth.shape)
 
-    def made_of(known: Known, count: int) -> Prediction:
-        return sample(net, known, count, torch.Generator().manual_seed(scene.seed))
+    def made_of(known: Known, count: int) -> Sampled:
+        return make(known, count, torch.Generator().manual_seed(scene.seed))
 
     lidar_picture = darkened(image)
     draw_returns(lidar_picture, returns, scene.depth, 1)
@@ -82,9 +86,9 @@ def sample_row(net: ModalityForcing, scene: Scene, steps: int) -> List[Cell]:
         Cell("image", image, note=f"seed {scene.seed}, {scene.kind}"),
         Cell("true depth", depth_picture(scene.depth)),
         Cell("LiDAR shown", lidar_picture, note=_sweep_text(scene, sparse.count)),
-        _depth_cell("image + LiDAR to depth", made_of(lidar, 1), scene, made),
-        _depth_cell("LiDAR to depth", made_of(replace(lidar, image=None), 1), scene, made),
-        _depth_cell("image to depth", made_of(replace(nothing, image=given), 1), scene),
+        _depth_cell("image + LiDAR to depth", made_of(lidar, depth_steps), scene, made),
+        _depth_cell("LiDAR to depth", made_of(replace(lidar, image=None), depth_steps), scene, made),
+        _depth_cell("image to depth", made_of(replace(nothing, image=given), depth_steps), scene),
         Cell(f"depth to image, {steps} steps", _picture(made_of(truth, steps).image)),
         Cell(f"joint image, {steps} steps", _picture(both.image), note="from noise"),
         Cell(f"joint depth, {steps} steps", depth_picture(joint), note="from noise: nothing to compare with"),
@@ -97,7 +101,7 @@ def _sweep_text(scene: Scene, count: int) -> str:
     return f"{scan.kind}{lines}, {count} returns"
 
 
-def _depth_cell(name: str, out: Prediction, scene: Scene, made: Optional[Conditioning] = None) -> Cell:
+def _depth_cell(name: str, out: Sampled, scene: Scene, made: Optional[Conditioning] = None) -> Cell:
     """Depth in the colours of the truth; without returns multiplied to fit it, as it has no scale then."""
     metric = made is not None and made.metric
     depth = to_depth(_array(out.depth), made.scale if made is not None else 1.0)

@@ -62,7 +62,7 @@ def load_parts(config: EngineConfig) -> Parts:
     accepted, licence = config.accept_noncommercial, description.licence or published.licence
     # Before anything is read; where the card names no licence, that of the released network counts.
     licence_warning(config.model, licence, accepted=accepted)
-    sizes, side = _sizes(description, folder), _side(description, folder)
+    sizes, side = sizes_in(description, folder), _side(description, folder)
     codec = load_autoencoder(folder, where.device)
     _check_fit(codec, sizes, side, folder)
     on_hub = is_hub_id(config.model) and not Path(config.model).is_dir()
@@ -73,8 +73,12 @@ def load_parts(config: EngineConfig) -> Parts:
     return Parts(Flux2Sampler(net, codec, prompt), side, {**details, "canvas": f"{side} x {side} pixels"})
 
 
-def _sizes(description: Description, folder: Path) -> Flux2Config:
-    """Those of the released variant, or those that a network of one's own states."""
+def sizes_in(description: Description, folder: Path) -> Flux2Config:
+    """Sizes of the network in a folder: those of the released variant, or those that a network of one's own states.
+
+    Raises:
+        ModelError: its description names neither, or sizes that cannot be.
+    """
     stated: Any = description.document.get(_SIZES)
     try:
         if stated is None and description.variant is not None:

@@ -97,11 +97,11 @@ class FluxObjective:
         image = self._encoded(batch)
         alone = self._sampled(net, Flux2Known(text, grid, image))
         given = batch["level"] < 1
-        units = _fitted(alone, batch["depth"], given, few=True)
+        units = fitted(alone, batch["depth"], given, few=True)
         known = patched(contracted((batch["depth"] - units).exp()), self._patch)
         level = patched(batch["level"], self._patch)
         made = self._sampled(net, Flux2Known(text, grid, image, known, level)) + units
-        made = made + _fitted(made, batch["depth"], given, few=False)
+        made = made + fitted(made, batch["depth"], given, few=False)
         truth = batch["truth"]
         judged = (truth > 0) & truth.isfinite()
         ratio = torch.where(judged, truth, 1.0).log() - batch["scale"].log()[:, None, None, None]
@@ -195,7 +195,7 @@ class FluxObjective:
         return height // self._patch, width // self._patch
 
 
-def _fitted(log_depth: Tensor, log_returns: Tensor, given: Tensor, *, few: bool) -> Tensor:
+def fitted(log_depth: Tensor, log_returns: Tensor, given: Tensor, *, few: bool) -> Tensor:
     """(B, 1, 1, 1) log of the scale that a robust fit to the returns finds, 0 where there are none.
 
     Args:

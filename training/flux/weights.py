@@ -10,6 +10,7 @@ from torch import Tensor
 from mf_ros.errors import ConfigError, ModelError
 from mf_ros.licences import UNKNOWN, is_non_commercial
 from mf_ros.model.flux2 import Flux2Config
+from mf_ros.model.flux2.config import OFFICIAL_VARIANTS
 from mf_ros.model.flux2.files import read_description
 from mf_ros.model.flux2.klein import KleinTensors, is_klein, open_klein
 from mf_training.checkpoints import Weights, best_checkpoint, latest_checkpoint, read_json, stored_weights, weight_files
@@ -35,6 +36,16 @@ class _Derived(Weights):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def is_flux(folder: Path) -> bool:
+    """Whether a model's folder holds a network of this kind, as released or exported.
+
+    Raises:
+        ModelError: its description is damaged.
+    """
+    description = read_description(folder)
+    return "flux2" in description.document or description.variant in OFFICIAL_VARIANTS
 
 
 def flux_weights(source: Path, sizes: Flux2Config) -> Weights:
