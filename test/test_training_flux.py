@@ -48,6 +48,7 @@ from mf_training.flux.pictures import flux_pictures
 from mf_training.lora import LoraConfig, adapt, targets_of, trained_tensors
 from mf_training.recipe import without_kind
 from mf_training.run import train
+from mf_training.settings import load_train_config
 
 SIZES = Flux2Config.from_mapping({**without_kind(MODEL), "depth_channels": 256})
 ADAPTERS = LoraConfig(**{**LORA, "targets": tuple(LORA["targets"]), "also_train": tuple(LORA["also_train"])})
@@ -282,3 +283,31 @@ def test_known_depth_of_any_scale_is_sampled_in_the_network_s_unit(init: Path) -
     farther = dataclasses.replace(known, depth=depth + 3)
     one, other = (sampler(each, 2, generator.manual_seed(0)).depth for each in (known, farther))
     assert torch.allclose(other - 3, one, atol=1e-3)
+
+
+def test_the_preset_trains_on_a_data_set_of_bags(tmp_path: Path, init: Path) -> None:
+    pytest.importorskip("lance")
+    pytest.importorskip("imagehash")
+    from dataset_rows import wall_rows, write_dataset
+
+    rows = [*wall_rows("one", (5.0, 8.0), split="train"), *wall_rows("two", (6.0,), split="val")]
+    tiny = [
+        f"model={json.dumps(MODEL)}",
+        f"data={write_dataset(tmp_path / 'dataset', rows)}",
+        f"init={init}",
+        "data.mix.scenes=0",
+        "data.workers=0",
+        "data.shapes=[[64,64]]",
+        "steps=2",
+        "accumulate=1",
+        "eval_every=2",
+        "device=cpu",
+        "tracker=none",
+        f"out={tmp_path / 'run'}",
+    ]
+    summary = train(load_train_config("posttrain_flux", tiny))
+    assert summary.tally.samples == 2 and summary.tally.ratio is not None
+    state = last(tmp_path / "run").state
+    assert state["sources"]["dataset"]["rows"] == 3 and state["config"]["lora"]["half"] is True
+    export_run(tmp_path / "run", tmp_path / "tuned")
+    assert "data set dataset (3 rows, 2 recordings)" in (tmp_path / "tuned" / "README.md").read_text()
