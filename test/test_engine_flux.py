@@ -108,13 +108,12 @@ def test_the_second_run_sees_the_returns_in_the_unit_of_the_first() -> None:
 
 @pytest.mark.parametrize("factor", [0.1, 7.0])
 def test_what_is_larger_comes_out_larger(factor: float) -> None:
-    """As far as the correction goes; the blending that follows weighs returns by a noise that is stated in metres."""
     truth = toys.slope(64, 64)
     sparse = toys.lines_of(truth)
     image, camera = painted(truth), toys.camera_of(truth.shape)
-    one = engine(Oracle(), correct=False).estimate(image, sparse, camera)
+    one = engine(Oracle()).estimate(image, sparse, camera)
     larger = SparseDepth(sparse.depth * np.float32(factor), sparse.count)
-    other = engine(Oracle(), correct=False).estimate(image, larger, camera)
+    other = engine(Oracle()).estimate(image, larger, camera)
     assert np.abs(other.depth / (np.float32(factor) * one.depth) - 1).max() < 1e-4
     assert np.allclose(one.confidence, other.confidence, atol=1e-5)
 

@@ -11,7 +11,7 @@ import pytest
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import OutputKind
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
-from mf_ros.engine import monocular
+from mf_ros.engine import correction
 from mf_ros.engine.monocular import MonocularEngine
 from mf_ros.errors import MessageError, ModelError
 
@@ -221,7 +221,7 @@ def test_large_images_are_corrected_on_a_coarser_grid(monkeypatch: pytest.Monkey
     """Nearly the same comes out, of the image's size."""
     truth, returns = street(), lines(street())
     fine = run(bent(truth), returns)
-    monkeypatch.setattr(monocular, "_GRID_PIXELS", HEIGHT * WIDTH // 4)
+    monkeypatch.setattr(correction, "_GRID_PIXELS", HEIGHT * WIDTH // 4)
     coarse = run(bent(truth), returns)
     assert coarse.depth.shape == (HEIGHT, WIDTH)
     assert np.median(np.abs(np.log(coarse.depth / fine.depth))) < 0.01

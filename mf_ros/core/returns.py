@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mf_ros.core.grid import enlarged, grid_shape
-from mf_ros.core.types import AnyArray, FloatArray
+from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 LOG_LIMIT = 5.0
 """Largest magnitude of a log ratio: a hundred and fifty times nearer or farther than the median return."""
@@ -52,6 +52,15 @@ class Returns:
         """How many pixels returns lie apart, if they were spread evenly; at least one return."""
         return float((self.shape[0] * self.shape[1] / len(self)) ** 0.5)
 
+    @property
+    def reach(self) -> float:
+        """Standard deviation of the window in which differences to the returns are averaged, pixels of the image."""
+        return min(self.spacing, _LARGEST_REACH)
+
+    def where(self, mask: BoolArray) -> Returns:
+        """Those of a mask (M,)."""
+        return replace(self, log_ratio=self.log_ratio[mask], pixel=self.pixel[mask])
+
     def on_grid(self, step: int) -> Returns:
         """The same returns beside another grid."""
         return replace(self, step=step)
@@ -77,7 +86,7 @@ class Returns:
 
 
 def drawn_to_returns(
-    log_ratio: FloatArray, log_scale: Union[FloatArray, float], returns: Returns, scale: float
+    log_ratio: FloatArray, log_scale: Union[FloatArray, float], returns: Returns, scale: float, window: float = 1.0
 ) -> FloatArray:
     """Move log depth toward the returns as far as the two uncertainties say, without showing single returns.
 
@@ -91,6 +100,7 @@ def drawn_to_returns(
         log_scale: log of the Laplace scale b of its error: (h, w), or the same everywhere.
         returns: each counts where it lies, however coarse the grid.
         scale: metres; infinite leaves the 2 cm out.
+        window: width of the window, in times what the returns' spacing asks for.
 
     Returns:
         (h, w) float32 corrected log ratio; ``log_ratio`` itself without returns.
@@ -105,7 +115,7 @@ def drawn_to_returns(
     cells, count = returns.cells(), log_ratio.size
     sums = [np.bincount(cells, each, count).reshape(log_ratio.shape) for each in (weight * difference, weight)]
     spacing = returns.spacing / returns.step
-    moments = spread(np.dstack(sums).astype(np.float32), min(spacing, _LARGEST_REACH / returns.step))
+    moments = spread(np.dstack(sums).astype(np.float32), window * returns.reach / returns.step)
     mean = moments[..., 0] / (moments[..., 1] + np.float32(_FADE / spacing**2))
     b, noise = np.exp(log_scale, dtype=np.float32), _noise(log_ratio, scale)
     limit = _allowed(log_ratio, log_scale, scale)

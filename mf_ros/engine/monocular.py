@@ -1,26 +1,23 @@
 """Engine of published networks that estimate depth from one image alone, made metric by the LiDAR.
 
 What the network puts out is fitted to the returns (``core.scale_fit``); where the returns around a pixel still differ
-from that, depth is moved toward them, the less the farther they are.
+from that, depth is moved toward them (``correction``).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Dict, NamedTuple, Optional, Protocol, Tuple
+from typing import Dict, Optional, Protocol
 
-import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.completion import complete_inverse_depth, row_pattern
 from mf_ros.core.conditioning import confidence
 from mf_ros.core.config import OutputKind
-from mf_ros.core.grid import enlarged, grid_step
-from mf_ros.core.returns import spread
 from mf_ros.core.scale_fit import METRIC_LIMIT, ScaleFit, fit_scale, relative_scale, to_metric
-from mf_ros.core.types import BoolArray, ByteArray, DepthEstimate, FloatArray, SparseDepth
+from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
+from mf_ros.engine.correction import Corrected, corrected
 from mf_ros.engine.network import ENOUGH_RETURNS
 from mf_ros.errors import MessageError, ModelError
 
@@ -29,18 +26,7 @@ _log = logging.getLogger(__name__)
 WRONG_WAY = -0.5
 """Rank correlation below which the output is taken to be of another kind than it is said to be."""
 
-_GRID_PIXELS = 1_300_000
-# Of log depth.
-_LARGEST_CORRECTION = 1.0
-# Returns that differ by more than so many times the spread from those around them count as wrong.
-_PLAUSIBLE = 4.0
-_AROUND = 2.0
-# Away from the returns a correction halves with every so much of the image's width.
-_REACH = 0.1
-# Returns are held out by cells of so many times their spacing.
-_HELD_OUT_CELL = 2.0
-_PRIOR_COUNT = 5
-_LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 2.0
+_LARGEST_SPREAD = 2.0
 _BEYOND_RETURNS = 0.5
 _NEARLY_LIMIT = 0.999 * math.log(METRIC_LIMIT)
 
@@ -69,13 +55,6 @@ class MonocularModel(Protocol):
     def describe(self) -> Dict[str, str]:
         """Weights, licence, library, device, precision."""
         ...
-
-
-class Corrected(NamedTuple):
-    """Depth (H, W), metres, and the log of the Laplace scale of its error in log depth."""
-
-    depth: FloatArray
-    log_scale: FloatArray
 
 
 class MonocularEngine:
@@ -158,93 +137,6 @@ class MonocularEngine:
         if text is not None and not self._warned:
             _log.warning("The output of %s %s.", self.name, text)
             self._warned = True
-
-
-def corrected(depth: FloatArray, returns: FloatArray, fit: ScaleFit) -> Corrected:
-    """Depth moved toward the returns, smoothly: by the completion of their ratios to it, fading with the distance.
-
-    It stays as it is where that brings it no closer to returns that are held out to see.
-
-    Args:
-        depth: (H, W) fitted depth, metres; NaN where there is none.
-        returns: (H, W) metres, 0 = none; at least one where depth is.
-        fit: where depth is from.
-    """
-    step = grid_step(depth.shape, _GRID_PIXELS)
-    residual, shown = _residuals(depth, returns, step)
-    shown = _plausible(residual, shown, fit.spread)
-    near, usual = _held_out_spread(residual, shown, fit.spread)
-    if not near < fit.spread:
-        return Corrected(depth, np.full(depth.shape, math.log(fit.spread), np.float32))
-    correction, distance = _completed(residual, shown)
-    # At the distance that was held out it is what was measured there; far away that of the fit.
-    scale = fit.spread + (near - fit.spread) * _fade(distance, usual)
-    correction, log_scale = (enlarged(each, step, depth.shape) for each in (correction, np.log(scale)))
-    return Corrected((depth * np.exp(correction)).astype(np.float32), log_scale.astype(np.float32))
-
-
-def _residuals(depth: FloatArray, returns: FloatArray, step: int) -> Tuple[FloatArray, BoolArray]:
-    """Log of returns over depth on a grid that is coarser by ``step``, mean by cell, and which cells hold any."""
-    rows, cols = np.nonzero((returns > 0) & np.isfinite(depth))
-    limit = _LARGEST_CORRECTION
-    each = np.clip(np.log(returns[rows, cols] / depth[rows, cols]), -limit, limit)
-    height, width = (-(-side // step) for side in depth.shape)
-    cell = rows // step * width + cols // step
-    count = np.bincount(cell, minlength=height * width)
-    total = np.bincount(cell, weights=each, minlength=height * width)
-    mean: FloatArray = (total / np.maximum(count, 1)).reshape(height, width).astype(np.float32)
-    return mean, (count > 0).reshape(height, width)
-
-
-def _spacing(shown: BoolArray) -> float:
-    """Mean distance between neighbouring returns, pixels."""
-    return float(math.sqrt(shown.size / max(int(np.count_nonzero(shown)), 1)))
-
-
-def _plausible(residual: FloatArray, shown: BoolArray, scale: float) -> BoolArray:
-    """Without the returns that hardly any around them agrees with; all where that would leave none.
-
-    Beside the network's depth, which knows the edges in the image, wrong returns stand out more than beside each other.
-    """
-    weight = shown / np.square(1.0 + np.square(residual / (_PLAUSIBLE * scale)))
-    sums = spread(np.dstack([weight * residual, weight]).astype(np.float32), _AROUND * _spacing(shown))
-    mean = sums[..., 0] / np.maximum(sums[..., 1], np.float32(1e-12))
-    kept: BoolArray = shown & (np.abs(residual - mean) < _PLAUSIBLE * scale)
-    return kept if kept.any() else shown
-
-
-def _completed(residual: FloatArray, shown: BoolArray) -> Tuple[FloatArray, FloatArray]:
-    """Correction of log depth for all pixels, and their distance to the nearest return, pixels."""
-    ratio: FloatArray = np.where(shown, np.exp(residual), np.float32(0)).astype(np.float32)
-    complete: FloatArray = -np.log(complete_inverse_depth(ratio, row_pattern(shown)))
-    distance = np.asarray(cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, 3), np.float32)
-    # Between the returns it does not fade, or lines of them would show.
-    return complete * _fade(distance, _AROUND * _spacing(shown)), distance
-
-
-def _fade(distance: FloatArray, start: float) -> FloatArray:
-    """1 up to a distance in pixels, from there on halved with every tenth of the image's width."""
-    reach = _REACH * distance.shape[1]
-    fade: FloatArray = np.exp2(np.minimum((min(start, reach) - distance) / np.float32(reach), 0)).astype(np.float32)
-    return fade
-
-
-def _held_out_spread(residual: FloatArray, shown: BoolArray, usual: float) -> Tuple[float, float]:
-    """Laplace scale of the error at returns that a correction from the others has not seen, and their distance to them.
-
-    Held out is every other cell of a checkerboard, so that what is judged lies between returns and not beside one. Few
-    returns count less than ``usual``, the scale before the correction.
-    """
-    side = max(1, round(_HELD_OUT_CELL * _spacing(shown)))
-    rows, cols = np.ogrid[: shown.shape[0], : shown.shape[1]]
-    held = shown & ((rows // side + cols // side) % 2 == 0)
-    others = shown & ~held
-    if not (held.any() and others.any()):
-        return usual, 0.0
-    correction, distance = _completed(residual, others)
-    errors = np.abs(residual - correction)[held]
-    own = max(float(np.median(errors)) / math.log(2.0), _LEAST_SPREAD)
-    return (len(errors) * own + _PRIOR_COUNT * usual) / (len(errors) + _PRIOR_COUNT), float(np.median(distance[held]))
 
 
 def _beyond(made: Corrected, fit: ScaleFit) -> FloatArray:

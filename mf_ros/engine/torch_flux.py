@@ -13,15 +13,14 @@ import numpy as np
 import torch
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.conditioning import Conditioning, blend, confidence, to_depth
+from mf_ros.core.conditioning import confidence, to_depth
 from mf_ros.core.config import EngineConfig
 from mf_ros.core.pixels import network_image
-from mf_ros.core.returns import LOG_LIMIT
 from mf_ros.core.scale_fit import fit_scale
 from mf_ros.core.types import ByteArray, DepthEstimate, DoubleArray, FloatArray, SparseDepth
 from mf_ros.engine.backend import failure_text
 from mf_ros.engine.canvases import Canvases, lay
-from mf_ros.engine.monocular import Corrected, corrected
+from mf_ros.engine.correction import Corrected, corrected
 from mf_ros.engine.network import ENOUGH_RETURNS, HeldScale
 from mf_ros.engine.torch_flux_parts import load_parts
 from mf_ros.errors import MessageError, ModelError
@@ -141,9 +140,7 @@ class FluxEngine:
         middle = float(np.median(returns[at]))
         if self._correct:
             done = corrected(depth, returns, fit)
-        log_ratio: FloatArray = np.clip(np.log(done.depth / np.float32(middle)), -LOG_LIMIT, LOG_LIMIT)
-        if self._correct:
-            log_ratio = blend(log_ratio, done.log_scale, _as_conditioning(log_ratio, returns, middle))
+        log_ratio: FloatArray = np.log(done.depth / np.float32(middle))
         log_ratio, log_scale = (canvases.enlarged(each) for each in (log_ratio, done.log_scale))
         trusted: FloatArray = confidence(log_scale) * np.float32(trust)
         return DepthEstimate(to_depth(log_ratio, middle), trusted, True, self.name, log_scale)
@@ -190,10 +187,3 @@ class FluxEngine:
                 "The network computed depth that is not finite: its weights are damaged or of another kind."
             )
         return made
-
-
-def _as_conditioning(log_ratio: FloatArray, returns: FloatArray, scale: float) -> Conditioning:
-    present = returns > 0
-    ratio = np.log(np.where(present, returns, np.float32(scale)) / np.float32(scale))
-    level: FloatArray = np.where(present, np.float32(0), np.float32(1))
-    return Conditioning(scale, log_ratio, np.clip(ratio, -LOG_LIMIT, LOG_LIMIT).astype(np.float32), level, metric=True)
