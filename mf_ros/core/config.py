@@ -126,6 +126,18 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class TemporalConfig:
+    """What is kept of earlier frames; needs lidar.fixed_frame on /tf at the images' times."""
+
+    enabled: bool = False
+    """Reuse returns and depth of earlier frames where odometry tells how the camera moved."""
+    max_age_s: float = 2.0
+    """How long returns of earlier frames are carried along, seconds; 0 carries none."""
+    smoothing: float = 0.5
+    """Part of the difference to the previous depth that is taken over where both agree; 0 takes nothing."""
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """How the live node is connected; recordings do without it."""
 
@@ -155,4 +167,5 @@ class Config:
     cloud: CloudConfig = field(default_factory=CloudConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
     node: NodeConfig = field(default_factory=NodeConfig)

@@ -96,12 +96,15 @@ class SparseDepth:
         count: number of pixels that hold a return.
         hidden: number of projected returns removed because a nearer surface hides them from the camera.
         lonely: number of projected returns removed because hardly any around them agrees with them.
+        level: (H, W) float32 noise level of each pixel: 0 at returns of this frame, between 0 and 1 at those carried
+            from earlier ones, 1 without any; None says that all returns are of this frame.
     """
 
     depth: FloatArray
     count: int
     hidden: int = 0
     lonely: int = 0
+    level: Optional[FloatArray] = None
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from mf_ros.core.config import Config
 from mf_ros.core.deskew import pose_age_ns
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.transforms import TransformTree
-from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, LidarSweep, SparseDepth
+from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, DoubleArray, LidarSweep, SparseDepth
 from mf_ros.engine import reasons
 from mf_ros.engine.assemble import AssembledFrame, DecodedFrame, FrameAssembler
 from mf_ros.engine.inputs import CameraInfos, FrameSet, StoredImage
 from mf_ros.engine.protocol import DepthEngine, forget_frames
 from mf_ros.engine.reasons import DropError
+from mf_ros.engine.temporal import TemporalReuse, camera_pose
 from mf_ros.errors import CalibrationError, MessageError, MfRosError, TransformError
 
 
@@ -94,16 +95,19 @@ class FrameProcessor:
         self._warn = warn
         self._rectified_input = rectified_input
         self._assembler = FrameAssembler(config)
+        self._reuse = TemporalReuse(config.temporal)
         self._epoch = 0
 
     def configure(self, config: Config) -> None:
         """Use other settings from the next set on; those of ``output`` that decide the size must be the same."""
         self._config = config
         self._assembler.configure(config)
+        self._reuse.configure(config.temporal)
 
     def use_engine(self, engine: Optional[DepthEngine]) -> None:
         """Make depth with another engine from the next set on; None lets go of it and makes none."""
         self._engine = engine
+        self._reuse.reset()
 
     def process(self, frame_set: FrameSet) -> DepthResult:
         """Dense depth of one set.
@@ -113,6 +117,7 @@ class FrameProcessor:
         """
         if frame_set.epoch != self._epoch:
             self._epoch = frame_set.epoch
+            self._reuse.reset()
             if self._engine is not None:
                 forget_frames(self._engine)
         timer = _Timer()
@@ -127,7 +132,9 @@ class FrameProcessor:
                 f"'{frame.frame_id}' and the LiDAR, and that camera and LiDAR look the same way.",
             )
         timer.lap("project")
-        estimate = self._estimate(frame.image, sparse, frame.camera)
+        wanted = self._config.temporal.enabled
+        pose = camera_pose(frame_set.tree, frame, self._config.lidar.fixed_frame) if wanted else None
+        estimate = self._estimate(frame, sparse, pose)
         timer.lap("estimate")
         return DepthResult(frame, points, sparse, estimate, timer.finish(), frame_set.dt_ns, frame_set.image)
 
@@ -229,14 +236,14 @@ class FrameProcessor:
                 "/tf that does not move in lidar.fixed_frame, or switch lidar.deskew off.",
             )
 
-    def _estimate(self, image: ByteArray, sparse: SparseDepth, camera: CameraModel) -> DepthEstimate:
+    def _estimate(self, frame: CameraFrame, sparse: SparseDepth, pose: Optional[DoubleArray]) -> DepthEstimate:
         if self._engine is None:
             raise DropError(reasons.INTERRUPTED, "no engine is loaded any more.")
         try:
-            estimate = self._engine.estimate(image, sparse, camera)
+            estimate = self._reuse.estimate(self._engine, frame, sparse, pose)
         except MfRosError as error:
             raise DropError(reasons.ENGINE_FAILED, str(error)) from error
-        size = image.shape[:2]
+        size = frame.image.shape[:2]
         if estimate.depth.shape != size or estimate.confidence.shape != size or estimate.depth.dtype != np.float32:
             raise DropError(
                 reasons.ENGINE_FAILED,

@@ -13,6 +13,7 @@ import numpy as np
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.conditioning import Conditioning, blend, condition, confidence, present_pixels, restrained, to_depth
 from mf_ros.core.grid import enlarged, grid_step, mean_of_blocks
+from mf_ros.core.temporal import at_own_level
 from mf_ros.core.types import ByteArray, DepthEstimate, FloatArray, SparseDepth
 from mf_ros.engine.backend import Backend, StepInput, StepOutput
 from mf_ros.engine.bundle import Bundle, Processing
@@ -116,6 +117,7 @@ class NetworkEngine:
         step = grid_step(shape, min(self._quality.cells, self._bundle.processing.max_pixels))
         scale, trust = self._held.choose(np.take(sparse.depth, present_pixels(sparse.depth)))
         made = replace(condition(sparse.depth, scale, step, thorough=self._quality.thorough), metric=scale > 0)
+        made = at_own_level(made, sparse.level)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps)
         log_ratio = finished(done, self._bundle.processing)
         log_ratio, log_scale = (enlarged(each, step, shape) for each in (log_ratio, done.log_scale))
