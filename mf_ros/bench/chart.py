@@ -23,6 +23,7 @@ _COLOURS = ((31, 98, 190), (214, 92, 30), (36, 140, 74), (140, 70, 170), (180, 1
 _ROUND = (1.0, 2.0, 5.0)
 _MARGIN = 0.08
 _MOST_LABELS = 8
+_NAME = 18
 
 Point = Tuple[int, int]
 
@@ -48,7 +49,12 @@ def _panel(curve: Curve) -> ByteArray:
         colour = _COLOURS[number % len(_COLOURS)]
         axes.guide(curve.x, series.median_ms)
         axes.line(curve.x, series.median_ms, colour, dots=True)
-        axes.text(f"{series.label}: slope {series.slope:.2f}", (_LEFT + 12, _TOP + 18 + 18 * number), colour, 0.44)
+        axes.text(
+            f"{series.label}: slope {series.slope:.2f}, upper half {series.upper_slope:.2f}",
+            (_LEFT + 12, _TOP + _NAME * (number + 1)),
+            colour,
+            0.44,
+        )
     axes.text(f"{curve.title} (ms by {curve.unit})", (_LEFT, _TOP - 34), _TEXT, 0.56)
     axes.text("dashed: in proportion", (_LEFT, _TOP - 12), _FRAME, 0.42)
     size = (_PANEL[1], _PANEL[0])
@@ -62,7 +68,10 @@ class _Axes:
         height, width = _PANEL
         self.picture: ByteArray = np.full((height * _FINE, width * _FINE, 3), _PAPER, np.uint8)
         y = [value for series in curve.series for value in series.median_ms]
-        self.x_range, self.y_range = _spread(curve.x), _spread(y)
+        self.x_range, (low, high) = _spread(curve.x), _spread(y)
+        # Room above the lines for their names.
+        names = _NAME * (len(curve.series) + 0.5) / (height - _TOP - _BOTTOM)
+        self.y_range = low, low * (high / low) ** (1.0 / (1.0 - names))
 
     def at(self, x: float, y: float) -> Point:
         """Pixel of a value."""

@@ -142,7 +142,7 @@ def bench_engines(
         for number, each in enumerate(engines):
             progress(0.7 + 0.3 * number / len(engines))
             details = dict(made[each.label].describe())
-            network = _profile(each.config, street, sparse) if _LIBRARY in details.get("library", "") else None
+            network = _profile(each.config, street, sparse, clock) if _LIBRARY in details.get("library", "") else None
             results.append(
                 EngineResult(
                     each.label,
@@ -164,10 +164,12 @@ def _task(engine: DepthEngine, street: Street, sparse: SparseDepth) -> Task:
     return Task(lambda: engine.estimate(street.image, sparse, street.camera), lambda: forget_frames(engine))
 
 
-def _profile(config: EngineConfig, street: Street, sparse: SparseDepth) -> Optional[NetworkProfile]:
+def _profile(config: EngineConfig, street: Street, sparse: SparseDepth, clock: Clock) -> Optional[NetworkProfile]:
     try:
         found = profile_network(
-            lambda: make_engine(config), lambda engine: engine.estimate(street.image, sparse, street.camera)
+            lambda: make_engine(config),
+            lambda engine: engine.estimate(street.image, sparse, street.camera),
+            clock=clock,
         )
     except (MissingDependencyError, ModelError) as error:
         _log.warning("No profile of the engine %s: %s", config.name, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 import numpy as np
 
 from mf_ros.bench.flops import family, operations
+from mf_ros.bench.timing import Clock
 from mf_ros.engine import DepthEngine
 from mf_ros.errors import ModelError, require_package
 
@@ -27,7 +29,7 @@ class OperatorTime:
     Attributes:
         name: ONNX's name, or that of the kind.
         calls: how often it runs.
-        ms: how long that takes, milliseconds.
+        ms: how long that takes, milliseconds; all operators of a network add up to its time.
         gflop: 10^9 operations; 0 for what is neither product nor convolution.
         gb: 10^9 bytes of its inputs and outputs.
     """
@@ -45,7 +47,7 @@ class NetworkProfile:
 
     Attributes:
         runs: how often it is run: the denoising steps.
-        ms: time of these runs, milliseconds, with the profiler on.
+        ms: median time of these runs, milliseconds, with the profiler on.
         gflop: 10^9 operations of products and convolutions in the graph as it was exported.
         provider: what runs most of it.
         operators: what it consists of, the slowest first.
@@ -67,34 +69,42 @@ class _Run:
 
 
 def profile_network(
-    make: Callable[[], DepthEngine], frame: Callable[[DepthEngine], object], *, frames: int = 5
+    make: Callable[[], DepthEngine],
+    frame: Callable[[DepthEngine], object],
+    *,
+    frames: int = 10,
+    clock: Clock = time.perf_counter,
 ) -> NetworkProfile:
     """Run an engine's graphs with onnxruntime's profiler on, and say where the time goes.
 
     Operations are counted on the graphs as they were exported, run once without any of onnxruntime's rewriting; the
-    times are those of the rewritten graphs, the frame of the median duration.
+    times are those of the rewritten graphs. What others take from a machine falls on single operators at random: each
+    kind of operator counts with its fastest frame, and all together fill the median time of the network.
 
     Args:
         make: makes an engine that runs its network with onnxruntime.
         frame: lets it estimate one frame.
         frames: how many are profiled, after one that warms up.
+        clock: for the time of the network, seconds; the profiler has its own for operators.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         ModelError: the engine ran nothing with onnxruntime.
     """
-    plain = _frames(make, frame, count=1, optimised=False)[0]
+    plain = _frames(make, frame, count=1, optimised=False, clock=clock)[0]
     counted: Dict[str, float] = defaultdict(float)
     for node in _nodes(plain):
         counted[family(node["op_name"])] += _operations(node)
-    measured = _frames(make, frame, count=1 + frames, optimised=True)[1:]
-    chosen = sorted(measured, key=lambda runs: sum(run.ms for run in runs))[len(measured) // 2]
-    nodes = _nodes(chosen)
-    providers = Counter(str(node.get("provider", "")) for node in nodes)
-    found = [_operator(name, part, counted[name]) for name, part in _by_kind(nodes).items()]
+    measured = _frames(make, frame, count=1 + frames, optimised=True, clock=clock)[1:]
+    network_ms = float(np.median([sum(run.ms for run in runs) for runs in measured]))
+    kinds = [_by_kind(_nodes(runs)) for runs in measured]
+    fastest = {name: min(_total_ms(each.get(name, [])) for each in kinds) for name in kinds[0]}
+    filling = network_ms / max(sum(fastest.values()), 1e-9)
+    providers = Counter(str(node.get("provider", "")) for node in _nodes(measured[0]))
+    found = [_operator(name, part, fastest[name] * filling, counted[name]) for name, part in kinds[0].items()]
     return NetworkProfile(
-        len(chosen),
-        sum(run.ms for run in chosen),
+        len(measured[0]),
+        network_ms,
         sum(counted.values()) / 1e9,
         providers.most_common(1)[0][0],
         tuple(sorted(found, key=lambda each: -each.ms)),
@@ -102,20 +112,28 @@ def profile_network(
 
 
 def _frames(
-    make: Callable[[], DepthEngine], frame: Callable[[DepthEngine], object], *, count: int, optimised: bool
+    make: Callable[[], DepthEngine],
+    frame: Callable[[DepthEngine], object],
+    *,
+    count: int,
+    optimised: bool,
+    clock: Clock,
 ) -> List[List[_Run]]:
     """The runs of each frame, over all graphs of the engine."""
     with tempfile.TemporaryDirectory() as folder:
-        with _profiled_sessions(Path(folder), optimised) as sessions:
+        with _profiled_sessions(Path(folder), optimised, clock) as sessions:
             engine = make()
         # A self-test, say, is none of the frames.
-        before = [session.runs for session in sessions]
+        before = [len(session.ran_ms) for session in sessions]
         try:
             for _ in range(count):
                 frame(engine)
         finally:
             files = [Path(session.end_profiling()) for session in sessions]
-        per_session = [read_runs(path)[skip:] for path, skip in zip(files, before, strict=True)]
+        per_session = [
+            [_Run(ms, run.nodes) for run, ms in zip(read_runs(path), session.ran_ms, strict=True)][skip:]
+            for path, session, skip in zip(files, sessions, before, strict=True)
+        ]
     frames: List[List[_Run]] = [[] for _ in range(count)]
     for runs in per_session:
         each = len(runs) // count
@@ -127,8 +145,11 @@ def _frames(
 
 
 @contextlib.contextmanager
-def _profiled_sessions(folder: Path, optimised: bool) -> Iterator[List[Any]]:
-    """Sessions that are made inside the block profile themselves, with whatever settings their makers chose."""
+def _profiled_sessions(folder: Path, optimised: bool, clock: Clock) -> Iterator[List[Any]]:
+    """Sessions that are made inside the block profile themselves, with whatever settings their makers chose.
+
+    Their ``ran_ms`` holds the milliseconds of every run by the clock.
+    """
     ort: Any = require_package("onnxruntime", extra="onnx")
     made: List[Any] = []
     plain = ort.InferenceSession
@@ -141,16 +162,20 @@ def _profiled_sessions(folder: Path, optimised: bool) -> Iterator[List[Any]]:
             if not optimised:
                 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             super().__init__(model, options, *args, **kwargs)
-            self.runs = 0
+            self.ran_ms: List[float] = []
             made.append(self)
 
         def run(self, *args: Any, **kwargs: Any) -> Any:
-            self.runs += 1
-            return super().run(*args, **kwargs)
+            return self._timed(super().run, *args, **kwargs)
 
         def run_with_iobinding(self, *args: Any, **kwargs: Any) -> Any:
-            self.runs += 1
-            return super().run_with_iobinding(*args, **kwargs)
+            return self._timed(super().run_with_iobinding, *args, **kwargs)
+
+        def _timed(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            before = clock()
+            result = run(*args, **kwargs)
+            self.ran_ms.append((clock() - before) * 1e3)
+            return result
 
     ort.InferenceSession = Profiled
     try:
@@ -194,10 +219,14 @@ def _by_kind(nodes: List[Mapping[str, Any]]) -> Dict[str, List[Mapping[str, Any]
     return found
 
 
-def _operator(name: str, nodes: List[Mapping[str, Any]], counted: float) -> OperatorTime:
+def _total_ms(nodes: List[Mapping[str, Any]]) -> float:
+    return float(sum(node["ms"] for node in nodes))
+
+
+def _operator(name: str, nodes: List[Mapping[str, Any]], ms: float, counted: float) -> OperatorTime:
     sizes = ("activation_size", "parameter_size", "output_size")
     moved = sum(int(node.get(size, 0)) for node in nodes for size in sizes)
-    return OperatorTime(name, len(nodes), sum(node["ms"] for node in nodes), counted / 1e9, moved / 1e9)
+    return OperatorTime(name, len(nodes), ms, counted / 1e9, moved / 1e9)
 
 
 def _operations(node: Mapping[str, Any]) -> float:

@@ -185,7 +185,7 @@ def _scenes(document: Document) -> Iterator[str]:
 
 def _ceilings(ceilings: Document) -> Iterator[str]:
     rates = ", ".join(
-        f"{precision} {rate:.0f} GFLOP/s ({ceilings['by'][precision]})"
+        f"{precision} {rate:.0f} {'Gop/s' if 'int' in precision else 'GFLOP/s'} ({ceilings['by'][precision]})"
         for precision, rate in ceilings["gflops"].items()
     )
     yield f"machine: {rates}; copies {ceilings['copy_gb_s']:.1f} GB/s"
