@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 
@@ -11,11 +11,14 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 import flux2_toys as toys  # noqa: E402
+from test_flux2_parts import qwen_folder  # noqa: E402
 
 import mf_ros.model.flux2.klein as klein_module  # noqa: E402
+import mf_ros.model.flux2.text as text_module  # noqa: E402
 from mf_ros.errors import ModelError  # noqa: E402
 from mf_ros.model.flux2 import Flux2Config, Flux2Network  # noqa: E402
 from mf_ros.model.flux2.klein import KLEIN_4B, KleinTensors, is_klein, load_klein, open_klein  # noqa: E402
+from mf_ros.model.flux2.text import cache_folder, empty_prompt, encoded_prompt, keep_prompt  # noqa: E402
 
 CONFIG = toys.tiny_config()
 CARD = "---\nlicense: apache-2.0\n---\nA base.\n"
@@ -166,3 +169,34 @@ def test_the_sizes_are_those_of_four_thousand_million_weights() -> None:
     whole = sum(each.numel() for each in net.parameters())
     assert 3.8e9 < whole - of_depth < 4.0e9, "the base has 3.88 thousand million"
     assert whole == pytest.approx(5.14e9, rel=0.01)
+
+
+def test_the_empty_prompt_is_made_with_the_tokenizer_beside_the_text_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    encoder = qwen_folder(tmp_path / "klein" / "text_encoder")
+    expected = encoded_prompt(encoder, torch.device("cpu"))
+    (tmp_path / "klein" / "tokenizer").mkdir()
+    for file in encoder.glob("tokenizer*"):
+        file.rename(tmp_path / "klein" / "tokenizer" / file.name)
+    assert torch.equal(empty_prompt(tmp_path / "klein", 24), expected)
+
+
+def test_the_smaller_network_has_a_prompt_and_a_text_encoder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = cache_folder() / "empty_prompt_4b.safetensors"
+    asked: List[str] = []
+
+    def refuse(name: str, *_: Any, **__: Any) -> Path:
+        asked.append(name)
+        raise ModelError("No network.")
+
+    monkeypatch.setattr(text_module, "snapshot", refuse)
+    with pytest.raises(ModelError, match=r"nor .*empty_prompt_4b\.safetensors, .* hf download Qwen/Qwen3-4B"):
+        empty_prompt(tmp_path, 7680)
+    assert asked == ["Qwen/Qwen3-4B"]
+    keep_prompt(torch.ones(1, 512, 7680, dtype=torch.bfloat16), kept)
+    assert empty_prompt(tmp_path, 7680).shape == (1, 512, 7680)
