@@ -12,7 +12,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ from mf_training.graph import OLDEST_OPSET, random_input, write_graph
 from mf_training.lora import load_merged
 from mf_training.recipe import kind_of
 from mf_training.settings import train_config_from_mapping
+from mf_training.variants import FILES, with_figures, write_variants
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def export_run(
     licence: str = LICENCE,
     calibrated: bool = False,
     base: str = "",
+    variants: Collection[str] = (),
 ) -> Exported:
     """Export a checkpoint; adapters are merged into the weights they belong to.
 
@@ -109,6 +111,7 @@ def export_run(
         licence: SPDX identifier of the weights' licence.
         calibrated: correct the uncertainty by what the run's held-out scenes show.
         base: where the weights lie that adapters belong to, if no longer where the run found them.
+        variants: further graphs, of ``mf_training.variants.VARIANTS``.
 
     Raises:
         CheckpointError: there is no checkpoint, or its weights cannot be used.
@@ -140,6 +143,7 @@ def export_run(
         training=training,
         calibration=calibration,
         run=folder.parent,
+        variants=variants,
     )
 
 
@@ -189,6 +193,7 @@ def export_network(
     training: Optional[Mapping[str, Any]] = None,
     calibration: Optional[Calibration] = None,
     run: Optional[Path] = None,
+    variants: Collection[str] = (),
 ) -> Exported:
     """Export a network; ``out`` appears when everything in it is written and checked.
 
@@ -201,6 +206,7 @@ def export_network(
         training: how it was trained, kept in config.json.
         calibration: corrections measured after training.
         run: folder of the run it is of; a comparison of these weights that lies there goes into the model card.
+        variants: further graphs, of ``mf_training.variants.VARIANTS``.
 
     Raises:
         ModelError: the graph does not compute what torch does, weights do not fit half precision, or ``out`` holds
@@ -238,7 +244,9 @@ def export_network(
         self_test(bundle, graph)
         parameters = sum(each.numel() for each in network.parameters())
         card = model_card(out.name, bundle, parameters, opset, metrics or {}, kept, comparison)
-        (part / CARD).write_text(card, encoding="utf-8")
+        figures = write_variants(network, part, variants)
+        (part / CONFIG).write_text(json.dumps({**description, "graphs": figures}, indent=2) + "\n", encoding="utf-8")
+        (part / CARD).write_text(with_figures(card, figures), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)
@@ -255,7 +263,7 @@ def check_replaceable(out: Path) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    known = (CONFIG, WEIGHTS, GRAPH, REFERENCE, CARD)
+    known = (CONFIG, WEIGHTS, GRAPH, REFERENCE, CARD, *FILES)
     foreign = (
         [path.name for path in out.iterdir() if path.name not in known or not path.is_file()] if out.is_dir() else []
     )

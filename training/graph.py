@@ -59,8 +59,14 @@ def write_graph(network: ModalityForcing, path: Path, opset: int, *, fused: bool
     save_graph(graph_of(network, opset, fused=fused), path)
 
 
-def graph_of(network: ModalityForcing, opset: int = OLDEST_OPSET, *, fused: bool = False) -> Any:
-    """The graph that ``write_graph`` writes, in single precision, as an ``onnx.ModelProto``.
+def graph_of(network: ModalityForcing, opset: int = OLDEST_OPSET, *, fused: bool = False, half: bool = False) -> Any:
+    """The graph that ``write_graph`` writes, as an ``onnx.ModelProto`` with weights in the precision of the arithmetic.
+
+    Args:
+        network: what to write.
+        opset: of the standard operators.
+        fused: also use operators of onnxruntime's own.
+        half: compute in half precision but for the network's ends; only with ``fused``.
 
     Raises:
         ModelError: the network is too large.
@@ -76,9 +82,12 @@ def graph_of(network: ModalityForcing, opset: int = OLDEST_OPSET, *, fused: bool
     sides[3] = patch * torch.export.Dim("cols", min=1, max=_LARGEST_GRID)
     grids = {name: sides if name in ("image", "depth", "level", "prior") else None for name in StepInput._fields}
     traced = tuple(torch.from_numpy(each) for each in random_input(*_TRACED_SIZE))
+    exported = FusedNetwork.of(network) if fused else network
+    if half and isinstance(exported, FusedNetwork):
+        exported = exported.halved()
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Step(FusedNetwork.of(network) if fused else network).eval(),
+            _Step(exported).eval(),
             traced,
             dynamo=True,
             opset_version=opset,
@@ -150,6 +159,16 @@ def _halve(model: Any, onnx: Any) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def widened(model: Any) -> None:
+    """Turn the weights of a graph of ``save_graph`` into single precision again, in place."""
+    onnx = require_package("onnx", extra="train")
+    halves = {weight.name: weight for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
+    for node in [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in halves]:
+        values = onnx.numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        halves[node.input[0]].CopyFrom(onnx.numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
 
 
 def random_input(height: int, width: int) -> StepInput:

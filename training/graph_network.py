@@ -48,12 +48,12 @@ class FusedBlock(Block):
 
     def _turned(self, norm: nn.RMSNorm, x: Tensor, angles: Tensor) -> Tensor:
         """(B, N, width) queries or keys, normed and rotated."""
-        heads = x.unflatten(-1, (self.heads, -1))
+        heads = x.float().unflatten(-1, (self.heads, -1))
         # This division is what onnxruntime knows as one operator, its SimplifiedLayerNormalization.
         size = (heads.pow(2).mean(-1, keepdim=True) + cast(float, norm.eps)).sqrt()
-        normed = (heads / size * norm.weight).flatten(2)
+        normed = (heads / size * norm.weight.float()).flatten(2).to(x.dtype)
         start = torch.zeros(1, dtype=torch.int64)
-        inputs = [normed, start, angles.cos(), angles.sin()]
+        inputs = [normed, start, angles.cos().to(x.dtype), angles.sin().to(x.dtype)]
         return _runtime_operator("RotaryEmbedding", inputs, normed, num_heads=self.heads)
 
 
@@ -68,12 +68,27 @@ class FusedNetwork(ModalityForcing):
         made.blocks = nn.ModuleList(FusedBlock.of(cast(Block, block)) for block in made.blocks)
         return made.eval().requires_grad_(False)
 
+    def halved(self) -> FusedNetwork:
+        """The network, in place, in half precision but for its ends.
+
+        What comes before the first convolution takes differences of depth and turns noise levels into angles; what
+        comes after the last one moves depth by small parts of itself.
+        """
+        self.image_in, self.depth_in = _FromHalf(self.image_in), _FromHalf(self.depth_in)  # type: ignore[assignment]
+        self.modulation = _ToHalf(self.modulation)  # type: ignore[assignment]
+        if self.image_modulation is not None:
+            self.image_modulation = _ToHalf(self.image_modulation)  # type: ignore[assignment]
+        for part in (self.stem, self.image_stem, self.blocks, self.final_norm, self.depth_decoder):
+            if part is not None:
+                part.half()
+        return self
+
     def _decoded_depth(self, tokens: Tensor, skips: List[Tensor], prior: Tensor) -> Prediction:
         features, head = self.depth_decoder.features(tokens, skips), self.depth_decoder.head
 
         def decoded(first: int, count: int) -> Tensor:
             maps = slice(16 * first, 16 * (first + count))
-            return F.conv2d(features, head.weight[maps].clone(), head.bias[maps].clone(), padding=1)
+            return F.conv2d(features, head.weight[maps].clone(), head.bias[maps].clone(), padding=1).float()
 
         residual, log_scale = (F.pixel_shuffle(each, 4) for each in decoded(0, 2).chunk(2, 1))
         depth = prior + residual
@@ -82,6 +97,30 @@ class FusedNetwork(ModalityForcing):
             # Each map is unpacked by itself: that takes half the time of unpacking all of them at once.
             depth = moved_by(depth, [F.pixel_shuffle(each, 4) for each in affinity.split(16, 1)], reach)
         return Prediction(depth, bounded_log_scale(log_scale), log_scale)
+
+
+class _FromHalf(nn.Module):
+    """A part of the network that computes in half precision what comes in single."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.part(x.half())
+        return out
+
+
+class _ToHalf(nn.Module):
+    """A part of the network that computes in single precision what goes on in half."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.part(x).half()
+        return out
 
 
 def translations() -> Dict[Callable[..., Any], Callable[..., Any]]:

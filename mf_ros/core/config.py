@@ -108,7 +108,7 @@ class EngineConfig:
     """Where the network runs; auto takes an NVIDIA GPU when the library can use it."""
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     """Numbers that the network computes with; auto takes float32 on a CPU and half precision on a GPU where the model
-    has it; int8 is for CPUs, with models that were exported with it, as nano is."""
+    has it; int8 is for CPUs, with models of mf-ros export --int8."""
     compile: bool = False
     """Prepare the network for each image size at its first image: torch.compile with torch, CUDA graphs on a GPU."""
     tensorrt: bool = False
