@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 import yaml
 
@@ -24,14 +24,27 @@ _NOTHING = ("", "other", "unknown", "none")
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that a model's card ``README.md`` or ``config.json`` names.
+    """The licence that a model's card ``README.md`` or ``config.json`` names; of several the one that counts."""
+    return licence_that_counts([*_front_matter(folder / _CARD), *_config(folder / _CONFIG)])
 
-    Of several the one that forbids commercial use counts, and a name more than "other".
-    """
-    stated = [each for document in (_front_matter(folder / _CARD), _config(folder / _CONFIG)) for each in document]
+
+def licence_that_counts(stated: Sequence[str]) -> str:
+    """Of several licences one that forbids commercial use, else the first name that is more than "other"."""
     strict = [each for each in stated if is_non_commercial(each)]
     named = [each for each in stated if each.lower() not in _NOTHING]
     return next(iter([*strict, *named, *stated]), UNKNOWN)
+
+
+def licences_in(document: Any) -> List[str]:
+    """What the fields ``license_name`` and ``license`` of a mapping say, each in one line of bounded length."""
+    if not isinstance(document, dict):
+        return []
+    found: List[Any] = []
+    for name in ("license_name", "license"):
+        value = document.get(name)
+        found += value[:10] if isinstance(value, list) else [value]
+    lines = (" ".join(each.split()) for each in found if isinstance(each, str))
+    return ["".join(char for char in line if char.isprintable())[:_LONGEST] for line in lines if line]
 
 
 def is_non_commercial(licence: str) -> bool:
@@ -69,7 +82,7 @@ def _front_matter(card: Path) -> List[str]:
         with card.open("rb") as file:
             text = file.read(_LARGEST_CARD).decode("utf-8", "replace")
         front = re.match(r"\ufeff?---\s*\n(.*?)\n---", text, re.DOTALL)
-        return _licences(yaml.safe_load(front.group(1)) if front else {})
+        return licences_in(yaml.safe_load(front.group(1)) if front else {})
     except (OSError, yaml.YAMLError, RecursionError, ValueError):
         return []
 
@@ -78,17 +91,6 @@ def _config(path: Path) -> List[str]:
     try:
         if path.stat().st_size > _LARGEST_DOCUMENT:
             return []
-        return _licences(json.loads(path.read_text(encoding="utf-8")))
+        return licences_in(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return []
-
-
-def _licences(document: Any) -> List[str]:
-    if not isinstance(document, dict):
-        return []
-    found: List[Any] = []
-    for name in ("license_name", "license"):
-        value = document.get(name)
-        found += value[:10] if isinstance(value, list) else [value]
-    lines = (" ".join(each.split()) for each in found if isinstance(each, str))
-    return ["".join(char for char in line if char.isprintable())[:_LONGEST] for line in lines if line]

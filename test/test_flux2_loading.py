@@ -194,6 +194,7 @@ def test_shards_stay_in_their_folder_and_must_be_there(tmp_path: Path) -> None:
             "flux-non-commercial-license",
         ),
         ({"metadata": {"license": "CC BY-NC 4.0"}}, "CC BY-NC 4.0"),
+        ({"config": {"license": "mit"}, "metadata": {"license_name": "apple-amlr", "license": "other"}}, "apple-amlr"),
         ({"card": "---\ntags: [depth]\nlicense: cc-by-nc-4.0\n---\n# Card\n"}, "cc-by-nc-4.0"),
         ({"config": {"variant": "flux_rgbd_9b_v2"}}, r"CC BY-NC 4.0 \(https://creativecommons.org"),
     ],

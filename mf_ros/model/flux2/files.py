@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mf_ros.errors import ModelError, require_package
-from mf_ros.licences import UNKNOWN, is_non_commercial, licence_of
+from mf_ros.licences import UNKNOWN, licence_of, licence_that_counts, licences_in
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -107,7 +107,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     weights = _found(path)
     description = read_description(weights.parent)
-    stated = [description.licence]
+    stated = [] if description.licence is None else [description.licence]
     tensors: Dict[str, StoredTensor] = {}
     for file in _shards(weights):
         found, licences = _header(file)
@@ -117,7 +117,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             if name in tensors:
                 raise ModelError(f"The weights {weights} hold the tensor {shown(name)} twice: download them again.")
             tensors[name] = each
-    return Checkpoint(weights, description.variant, _licence(stated), tensors)
+    return Checkpoint(weights, description.variant, licence_that_counts(stated) if stated else None, tensors)
 
 
 def open_tensors(file: Path) -> List[StoredTensor]:
@@ -180,7 +180,7 @@ def _shards(weights: Path) -> List[Path]:
     return [weights.parent / name for name in names]
 
 
-def _header(file: Path) -> Tuple[List[StoredTensor], List[Optional[str]]]:
+def _header(file: Path) -> Tuple[List[StoredTensor], List[str]]:
     """The tensors of one file, and the licences it states."""
     safetensors = require_package("safetensors", extra="torch")
     try:
@@ -197,7 +197,7 @@ def _header(file: Path) -> Tuple[List[StoredTensor], List[Optional[str]]]:
         raise ModelError(
             f"The weights {file} are damaged or cut short ({shown(error)}): download them again."
         ) from error
-    return tensors, [metadata.get("license"), metadata.get("license_name")]
+    return tensors, licences_in(metadata)
 
 
 def _check_length(file: Path) -> None:
@@ -206,9 +206,3 @@ def _check_length(file: Path) -> None:
         length = int.from_bytes(opened.read(8), "little")
     if length > _LARGEST_HEADER:
         raise ModelError(f"{file} has a header of {length} bytes, so it is no safetensors file of a network.")
-
-
-def _licence(stated: List[Optional[str]]) -> Optional[str]:
-    """The licence to go by: one that forbids commercial use, wherever it is stated, else the first."""
-    names = [shown(each) for each in stated if each is not None and each.strip()]
-    return next(iter([*filter(is_non_commercial, names), *names]), None)

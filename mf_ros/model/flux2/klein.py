@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mf_ros.errors import ModelError, require_package
-from mf_ros.licences import UNKNOWN, licence_of, licence_warning
+from mf_ros.licences import UNKNOWN, licence_of, licence_that_counts, licence_warning
 from mf_ros.model.flux2.config import Flux2Config
 from mf_ros.model.flux2.files import Checkpoint, open_checkpoint, shown
 from mf_ros.model.flux2.loading import check_tensors
@@ -190,8 +190,8 @@ def open_klein(path: Path) -> Checkpoint:
     if found is None:
         raise ModelError(f"{path} holds no {_FOLDER}/{_FILES[0]}: download {HUB_ID} there.")
     opened = open_checkpoint(found)
-    stated = [each for each in map(licence_of, (found.parent, found.parent.parent)) if each != UNKNOWN]
-    return Checkpoint(opened.path, opened.variant, next(iter(stated), opened.licence), opened.tensors)
+    stated = [*map(licence_of, (found.parent, found.parent.parent)), opened.licence or UNKNOWN]
+    return replace(opened, licence=licence_that_counts(stated))
 
 
 def load_klein(
