@@ -161,6 +161,16 @@ def test_the_stored_graphs_are_single_products_of_any_size() -> None:
         assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["m", "k"]
 
 
+def test_factors_on_a_device_are_bound_once_and_stay_there() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    from mf_ros.bench.products import _bound_product
+
+    session = ort.InferenceSession(base64.b64decode(PRODUCT_GRAPHS["float32"]), providers=["CPUExecutionProvider"])
+    product = _bound_product(session, "float32", (4, 5, 6), "cpu")
+    product.run()
+    assert (product.precision, product.flops) == ("cpu_float32", 2.0 * 4 * 5 * 6)
+
+
 def test_the_rate_is_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
     from mf_ros.bench import machine
 
