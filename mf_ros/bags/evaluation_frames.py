@@ -13,8 +13,10 @@ from mf_ros.core.topics import TopicChoice
 from mf_ros.core.types import CameraPoints
 from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.pipeline import DepthPipeline
+from mf_ros.engine.temporal import camera_pose
 from mf_ros.errors import BagError
 from mf_ros.evaluation.frames import EvaluationFrame
+from mf_ros.evaluation.sequence import SequenceFrame
 
 _log = logging.getLogger(__name__)
 
@@ -71,3 +73,28 @@ def _frame(pipeline: DepthPipeline, ready: FrameSet, source: str, stride: int) -
 def _ring_count(points: CameraPoints) -> int:
     """Scan lines of the sensor; 0 without rings."""
     return 0 if points.ring is None or not len(points) else int(points.ring.max()) + 1
+
+
+def sequence_frames(
+    recording: Recording, topics: TopicChoice, config: Config, *, progress: Optional[Report] = None
+) -> Iterator[SequenceFrame]:
+    """Every frame of a recording in order, with the camera's pose in ``lidar.fixed_frame``.
+
+    Raises:
+        BagError: no image could be brought together with the LiDAR, or no pose is known at any image.
+    """
+    settings = patient(config, recording, topics)
+    pipeline = DepthPipeline(settings, None, len(topics.points), rectified_input=topics.rectified)
+    posed = False
+    for ready in feed(pipeline, recording, topics, progress=progress):
+        result = pipeline.assemble(ready)
+        if result is not None:
+            pose = camera_pose(ready.tree, result.frame, config.lidar.fixed_frame)
+            posed |= pose is not None
+            yield SequenceFrame(result.frame, result.points, _ring_count(result.points), pose)
+    if not posed:
+        reasons = "; ".join(pipeline.dropped.texts.values())
+        raise BagError(
+            f"{recording.name} does not tell how the camera moves in '{config.lidar.fixed_frame}'"
+            f"{': ' + reasons if reasons else ''}: name a frame of /tf that does not move in lidar.fixed_frame."
+        )

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import tyro
 
-from mf_ros.bags.evaluation_frames import bag_frames
+from mf_ros.bags.evaluation_frames import bag_frames, sequence_frames
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
 from mf_ros.cli.bag_options import EngineOptions, File, Folder, Word, engine_text, with_engine
+from mf_ros.cli.evaluate_sequence import sequence_json, sequence_text
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
 from mf_ros.core.colours import colour_depth
@@ -28,12 +29,14 @@ from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import BagError, ConfigError
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
 from mf_ros.evaluation.run import Prediction, evaluate
+from mf_ros.evaluation.sequence import evaluate_sequence
 
 _log = logging.getLogger(__name__)
 
 _WITH_COMPARE = ("gate", "out", "split", "stride", "canary", "calibration")
+_WITHOUT_SEQUENCE = ("points", "outliers", "grey_image", "max_frames", "save_pictures")
 _WITHOUT_COMPARE = (
-    *("lines", "points", "outliers", "grey_image", "model", "accept_noncommercial", "save_pictures"),
+    *("sequence", "lines", "points", "outliers", "grey_image", "model", "accept_noncommercial", "save_pictures"),
     *("image_topic", "camera_info_topic", "points_topic", "start", "duration", "ros_distro"),
 )
 
@@ -62,8 +65,12 @@ class Evaluate(EngineOptions):
     quarter of the density, on the image alone, and on procedural scenes that show what was forgotten. --gate makes it
     an error when the tuned network is not better on the data set, or more than 2% worse on one of the last two.
 
+    --sequence scores all frames in order, without and with the reuse of earlier ones (the settings temporal.*), and
+    how much depth flickers; --json then prints {lines, engine, reuse, mae, rmse, flicker, ms, frames}.
+
     Examples:
         mf-ros evaluate my_bag --lines 32,16,8
+        mf-ros evaluate my_bag --lines 8 --sequence --lidar.fixed-frame odom
         mf-ros evaluate my_bag --lines 16 --points 1,5,20 --outliers 0.1
         mf-ros evaluate my_bag --lines 16 --grey-image
         mf-ros evaluate my_bag --engine transformers --model depth-anything/Depth-Anything-V2-Small-hf
@@ -84,6 +91,8 @@ class Evaluate(EngineOptions):
     """How many images of a bag, or of each recording in a data set, are used at most, evenly spread."""
     save_pictures: Folder = None
     """Folder for a picture of each case: the input on the image, and the engine's depth below it."""
+    sequence: bool = False
+    """Score all frames in order, without and with the reuse of earlier ones; needs odometry."""
     compare: Annotated[Tuple[str, str], tyro.conf.arg(metavar="BASE TUNED")] = ("", "")
     """Compare two networks on a data set: names of shipped ones, folders of models, or folders of mf-ros train."""
     gate: bool = False
@@ -110,6 +119,8 @@ class Evaluate(EngineOptions):
         if not 0 <= self.outliers <= 1:
             raise ConfigError(f"--outliers is {self.outliers:g}: it takes a share from 0 to 1, such as 0.1.")
         config = _with_one_thread(self.engine_settings())
+        if self.sequence:
+            return self._sequence(config, lines)
         with _one_thread(), progress("evaluating") as advance, self._frames(config, advance) as frames:
             engine = make_engine(config.engine)
             # What a network corrects stands beside it, so that everyone sees what the network itself is worth.
@@ -132,6 +143,19 @@ class Evaluate(EngineOptions):
             licence = f"\nweights {details['weights']}, licence {details['licence']}" if "licence" in details else ""
             print(f"engine {engine_text(engine.name, details)}{licence}\n")
             print("\n".join(as_text(records, engine.name)))
+        return OK if records else FINDINGS
+
+    def _sequence(self, config: Config, lines: Tuple[int, ...]) -> int:
+        self._refuse(_WITHOUT_SEQUENCE, "does not go with --sequence")
+        with _one_thread(), progress("evaluating") as advance, self.open() as recording:
+            frames = sequence_frames(recording, self.choose(recording), config, progress=advance)
+            engine = make_engine(config.engine)
+            engines = [engine] if engine.name == "classical" else [engine, ClassicalEngine()]
+            records = evaluate_sequence(frames, lines, engines, config)
+        if self.json:
+            print_json([sequence_json(record) for record in records])
+        else:
+            print("\n".join(sequence_text(records)))
         return OK if records else FINDINGS
 
     def _compare(self) -> int:

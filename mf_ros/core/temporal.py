@@ -24,6 +24,8 @@ CELLS = 240_000
 MOST_CARRIED = 40_000
 """Most returns that are carried on; the newest are kept."""
 
+# Below 6 pixels between returns completion takes finer cells, at several times the cost.
+_LEAST_SPACING = 6.1
 _NEAREST_Z_M = 0.3
 # A carried return may be nearer than everything measured around it, or farther than the surface in front of it, by so
 # much of its depth; right beside a present return only by so much.
@@ -199,13 +201,18 @@ def supported(sparse: SparseDepth, survivors: Survivors) -> SparseDepth:
     """Sparse depth with carried returns in the pixels that hold none, each at its own noise level.
 
     The relative error sigma of a carried return grows with its age; as x_tau = (1 - tau) x + tau noise has it, that is
-    the level tau = sigma / (1 + sigma). Where several share a pixel, the newest stays.
+    the level tau = sigma / (1 + sigma). Where several share a pixel, the newest stays. Returns that are sparse are filled
+    up only as far as an engine's cost does not grow with it, evenly over place and age.
     """
     if len(survivors.pixel) == 0:
         return sparse
     depth = sparse.depth.copy()
     level = np.where(depth > 0, np.float32(0), np.float32(1))
-    free = np.flatnonzero(np.take(depth, survivors.pixel) == 0)[::-1]
+    free = np.flatnonzero(np.take(depth, survivors.pixel) == 0)
+    most = int(depth.size / _LEAST_SPACING**2)
+    if sparse.count < most < sparse.count + len(free):
+        free = free[np.linspace(0, len(free) - 1, most - sparse.count).astype(np.int64)]
+    free = free[::-1]
     pixel = survivors.pixel[free]
     sigma = np.float32(_ERROR) + np.float32(_ERROR_PER_S) * survivors.returns.age_s[free]
     depth.reshape(-1)[pixel] = survivors.returns.points[free, 2]
