@@ -18,7 +18,7 @@ import functools
 
 import torch
 from accelerate.state import AcceleratorState
-from flux_toys import tiny_folder
+from flux_toys import smooth_network, tiny_folder
 from safetensors.torch import load_file, save_file
 from training_toys import begin_after, open_planes, settings
 from training_toys import make_sample as plane_sample
@@ -70,9 +70,12 @@ def short_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "LENGTH", WORDS)
 
 
-def start(folder: Path, **config: Any) -> Path:
-    """A folder as released, of a tiny network."""
-    tiny_folder(folder, **config)
+def start(folder: Path, rough: float = 0.0, **config: Any) -> Path:
+    """A folder as released, of a tiny network; the larger ``rough``, the less its depth is smooth."""
+    net = smooth_network()
+    head = net.depth_final_layer.linear.weight.data
+    head += rough * torch.randn(head.shape, generator=torch.Generator().manual_seed(8))
+    tiny_folder(folder, net, **config)
     prompt = folder / "empty_prompt.safetensors"
     save_file({"empty_prompt": load_file(prompt)["empty_prompt"][:, :WORDS].contiguous()}, prompt)
     return folder

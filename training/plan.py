@@ -188,7 +188,7 @@ def plan_lines(config: TrainConfig) -> List[str]:
 def _cells(one: Memory) -> Tuple[str, ...]:
     held = one.held
     values = (held.parameters, held.gradients, held.optimiser, held.average, one.gathered, one.activations, one.total)
-    return tuple("?" if value is None else f"{value / 1e9:.1f}" for value in values)
+    return tuple("?" if value is None else f"{value / 1e9:.3g}" for value in values)
 
 
 def _row(name: str, *cells: str) -> str:

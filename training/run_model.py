@@ -11,6 +11,7 @@ from mf_ros.core.documents import bounded_text
 from mf_ros.engine.bundle import CONFIG
 from mf_ros.errors import ModelError
 from mf_training.export import export_run, find_checkpoint
+from mf_training.recipe import DEFAULT_KIND
 
 _log = logging.getLogger(__name__)
 
@@ -27,9 +28,15 @@ def model_of_run(run: Path) -> Path:
 
     Raises:
         CheckpointError: the run has no complete checkpoint.
-        ModelError: the export failed.
+        ModelError: the export failed, or the network is of a family that engines of graphs do not run.
     """
     checkpoint, state = find_checkpoint(run)
+    kind = state["config"]["model"].get("kind", DEFAULT_KIND)
+    if kind != DEFAULT_KIND:
+        raise ModelError(
+            f"{run} trained a network of the kind {kind}, which cannot be used here by its run: write it with mf-ros "
+            f"export {run} --out MODEL, and evaluate it with mf-ros evaluate BAG --engine flux --model MODEL."
+        )
     folder = run / MODEL
     if not _is_of(folder, checkpoint, state):
         _log.info("exporting %s into %s", checkpoint, folder)

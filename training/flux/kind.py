@@ -39,7 +39,7 @@ class FluxKind:
         from mf_training.flux.weights import accepted_licence, flux_files, flux_weights, parts_folder
 
         assert isinstance(config.model, Mapping)
-        sizes, licence, parts = _sizes(config.model), accepted_licence(config), parts_folder(config)
+        sizes, parts, licence = _sizes(config.model), parts_folder(config), accepted_licence(config)
         objective = FluxObjective(load_autoencoder(parts), empty_prompt(parts, sizes.text_channels), sizes, config.flux)
         return Recipe(
             model_settings=self.settings,

@@ -13,6 +13,7 @@ from mf_ros.model.flux2 import Flux2Config
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS
 from mf_ros.model.flux2.files import read_description
 from mf_ros.model.flux2.klein import KleinTensors, is_klein, open_klein
+from mf_ros.model.flux2.vae import ENCODER, WHOLE
 from mf_training.checkpoints import Weights, best_checkpoint, latest_checkpoint, read_json, stored_weights, weight_files
 from mf_training.config import TrainConfig
 
@@ -79,7 +80,7 @@ def parts_folder(config: TrainConfig) -> Path:
     """Where the autoencoder and the empty prompt lie.
 
     Raises:
-        ConfigError: neither ``flux.parts`` nor ``init`` names a folder.
+        ConfigError: neither ``flux.parts`` nor ``init`` names a folder that holds them.
     """
     named = config.flux.parts or config.init
     if not named:
@@ -87,10 +88,17 @@ def parts_folder(config: TrainConfig) -> Path:
             "A network of the kind flux2 needs its autoencoder and the empty prompt: name their folder with flux.parts="
             "FOLDER, or the weights to start from with init=FOLDER."
         )
-    folder = Path(named).expanduser()
-    folder = folder if folder.is_dir() else folder.parent
+    path = Path(named).expanduser()
+    if not path.exists():
+        raise ConfigError(f"There is no {path}: name the weights to start from with init=FOLDER.")
+    folder = path if path.is_dir() else path.parent
     # The folder of the transformer alone lies in that of the whole.
-    return folder.parent if not (folder / "vae").is_dir() and (folder.parent / "vae").is_dir() else folder
+    for place in (folder, folder.parent):
+        if (place / ENCODER).is_file() or (place / WHOLE).is_file():
+            return place
+    raise ConfigError(
+        f"{folder} holds no autoencoder ({ENCODER} or {WHOLE}): name the folder that does with flux.parts=FOLDER."
+    )
 
 
 def accepted_licence(config: TrainConfig) -> str:
