@@ -29,7 +29,7 @@ def snapshot(
 
     Args:
         repository: for example ``Qwen/Qwen3-8B``.
-        needed: patterns of files that must be there; one that is an index brings the shards it names.
+        needed: patterns of files that must be there; the index of weights brings the shards it names.
         extra: the pip extra of mf_ros that installs huggingface_hub.
         files: patterns of files to download.
         download: False takes what was downloaded before and uses no network.
@@ -52,26 +52,38 @@ def snapshot(
     try:
         folder = Path(hub.snapshot_download(repository, allow_patterns=list(files)))
     except Exception as error:  # errors of the library and of what it connects with have no common base but this
-        raise ModelError(
-            f"The model {repository} cannot be downloaded from the Hub ({_text(error)}): connect to it once (hf "
-            f"download {repository}), or name a folder with its files."
-        ) from error
+        raise _unreachable(repository, error) from error
     missing = missing_files(folder, needed)
     if missing:
         raise ModelError(f"The model {repository} of the Hub has no {', '.join(missing)}: it is of another kind.")
     return folder
 
 
+def files_on_hub(repository: str, *, extra: str) -> List[str]:
+    """Names of the files of a model of the Hub, as the Hub lists them.
+
+    Raises:
+        MissingDependencyError: huggingface_hub is not installed.
+        ModelError: the Hub cannot be asked, or has no such model.
+    """
+    hub = require_package("huggingface_hub", extra=extra)
+    try:
+        return [str(name) for name in hub.list_repo_files(repository)]
+    except Exception as error:  # errors of the library and of what it connects with have no common base but this
+        raise _unreachable(repository, error) from error
+
+
 def missing_files(folder: Path, needed: Sequence[str]) -> List[str]:
-    """Patterns that no file of a folder fits, and shards that an index in it names and that are not there."""
-    missing = []
+    """Patterns that no file of a folder fits, and shards that an index of weights names and that are not there."""
+    missing: List[str] = []
     for pattern in needed:
         found = list(folder.glob(pattern))
         if not found:
             missing.append(pattern)
-        for index in found:
+        for index in sorted({*found, *folder.glob(f"{pattern}.index.json")}):
             if index.name.endswith(".index.json"):
-                missing += [name for name in _shards(index) if not (folder / name).is_file()]
+                shards = (index.with_name(name) for name in _shards(index))
+                missing += [str(path.relative_to(folder)) for path in shards if not path.is_file()]
     return missing
 
 
@@ -85,5 +97,9 @@ def _shards(index: Path) -> List[str]:
     return sorted({name for name in placed if isinstance(name, str) and Path(name).name == name})
 
 
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_LONGEST_TEXT] or type(error).__name__
+def _unreachable(repository: str, error: Exception) -> ModelError:
+    text = " ".join(str(error).split())[:_LONGEST_TEXT] or type(error).__name__
+    return ModelError(
+        f"The model {repository} cannot be downloaded from the Hub ({text}): connect to it once (hf download "
+        f"{repository}), or name a folder with its files."
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("diffusers")
 
 import flux_toys as toys
+from fake_hub import Hub
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine
@@ -44,6 +47,22 @@ def test_a_model_of_the_hub_is_used_off_line_once_it_is_there(
     out = made.estimate(toys.picture(40, 60), toys.lines_of(truth), toys.camera_of(truth.shape))
     assert out.metric and out.engine == "flux"
     assert asked == []
+
+
+def test_a_model_of_the_hub_is_downloaded_once_its_licence_is_accepted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "ae_decoder.bin").write_bytes(b"pickle")
+    hub = Hub(model, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    settings = EngineConfig(name="flux", model="someone/tiny", device="cpu", steps=1)
+    with pytest.raises(ModelError, match="non-commercial use only"):
+        make_engine(settings)
+    assert hub.weights == set()
+    # The empty prompt is no part of what is published; without it Qwen3 would be downloaded.
+    shutil.copy(model / "empty_prompt.safetensors", tmp_path / "cache")
+    make_engine(replace(settings, accept_noncommercial=True))
+    assert hub.weights == {"model.safetensors", "ae_encoder.safetensors", "empty_prompt.safetensors"}
 
 
 @pytest.fixture(scope="module")

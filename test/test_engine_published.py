@@ -95,7 +95,7 @@ def test_output_lies_where_the_image_lies(make: Callable[[Path], Path], close: i
         def predicted_depth(self) -> Any:
             return self["predicted_depth"]
 
-    model._network = lambda pixel_values: Grey(predicted_depth=pixel_values.mean(1))  # type: ignore[attr-defined]
+    model.run._network = lambda pixel_values: Grey(predicted_depth=pixel_values.mean(1))  # type: ignore[attr-defined]
     # One more than whole patches.
     image = np.zeros((295, 393, 3), np.uint8)
     image[30:270, 40:360] = 255
@@ -278,7 +278,7 @@ def pickled(folder: Path) -> None:
         (drop_weight, r"head\.conv3\.weight are missing"),
         (larger, r"describes a network of \d+ parameters, but its weights have \d+ bytes"),
         (with_code, "needs Python code that comes with it, which is never run"),
-        (pickled, r"has no \*\.safetensors"),
+        (pickled, r"has no model\*\.safetensors"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), r"has no preprocessor_config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "transformers cannot load the model"),
         (
@@ -297,7 +297,7 @@ def test_a_model_that_cannot_be_trusted_to_be_whole_is_refused(
 
 def test_a_failure_of_the_network_costs_one_frame(copied: Path) -> None:
     made = engine(copied)
-    made._model._network.head = None  # type: ignore[attr-defined]
+    made._model.run._network.head = None  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=r"model failed on cpu for an image of 96 x 64"):
         made.estimate(*frame())
 
@@ -316,72 +316,3 @@ def test_missing_packages_are_named(
     missing(monkeypatch, package)
     with pytest.raises(MissingDependencyError, match=rf"'{package}' is not installed.*mf_ros\[{extra}\]"):
         engine(tiny, name)
-
-
-def test_marigold_runs_with_its_own_number_of_steps_or_another(tmp_path: Path) -> None:
-    folder = toys.marigold(tmp_path / "tiny")
-    own, one = engine(folder, "marigold"), engine(folder, "marigold", steps=1)
-    assert (own.describe()["steps"], one.describe()["steps"]) == ("2", "1")
-    image, sparse, camera = frame(70, 101)
-    estimate = own.estimate(image, sparse, camera)
-    assert estimate.metric and estimate.depth.shape == (70, 101) and np.isfinite(estimate.depth).all()
-    np.testing.assert_array_equal(own.estimate(image, sparse, camera).depth, estimate.depth)
-    assert not np.array_equal(one.estimate(image, sparse, camera).depth, estimate.depth)
-    output = own._model.predict(image)
-    assert 0 <= output.min() < output.max() <= 1
-    assert own.describe()["output"] == "depth" and "diffusers" in own.describe()["library"]
-
-
-def test_the_first_releases_of_marigold_run_too(tmp_path: Path) -> None:
-    """Their description calls the pipeline otherwise and does not say that it puts out depth."""
-    folder = toys.marigold(tmp_path / "tiny")
-    index = folder / "model_index.json"
-    toys.edit(index, _class_name="MarigoldPipeline", prediction_type=None, default_denoising_steps=None)
-    made = engine(folder, "marigold")
-    assert (made.describe()["output"], made.describe()["steps"]) == ("depth", "4")
-    assert np.isfinite(made.estimate(*frame()).depth).all()
-
-
-def test_half_precision_weights_are_read_where_there_are_no_others(tmp_path: Path) -> None:
-    folder = toys.marigold(tmp_path / "tiny")
-    for path in folder.rglob("*.safetensors"):
-        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
-    assert np.isfinite(engine(folder, "marigold").estimate(*frame()).depth).all()
-
-
-def test_marigold_is_replayed_and_must_be_accepted_too(tmp_path: Path, run: Run) -> None:
-    folder = toys.marigold(tmp_path / "tiny", licence="cc-by-nc-4.0")
-    bag = record(tmp_path / "in.mcap", frames=1)
-    command = ("replay", bag, "--engine", "marigold", "--model", folder)
-    assert "non-commercial use only" in run(*command).error
-    assert run(*command, "--accept-noncommercial").code == 0
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["engine"] == "tiny"
-
-
-def unet_without_a_weight(folder: Path) -> None:
-    safetensors = importlib.import_module("safetensors.torch")
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    state = safetensors.load_file(path)
-    safetensors.save_file({name: state[name] for name in sorted(state)[1:]}, path, metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda index: toys.edit(index, _class_name="StableDiffusionPipeline"), "the engine marigold runs Marigold"),
-        (lambda index: toys.edit(index, _class_name="MarigoldPipeline", use_full_z_range=True), "is none for depth"),
-        (lambda index: toys.edit(index, unet=["os", "system"]), r"names \['os', 'system'\] as its unet"),
-        (lambda index: toys.edit(index, safety_checker=["x", "Y"]), "as its safety_checker, which no Marigold has"),
-        (lambda index: toys.edit(index, default_denoising_steps=10**9), "default_denoising_steps is 1000000000"),
-        (lambda index: index.write_text("["), "is not JSON"),
-        (lambda index: shutil.rmtree(index.parent / "vae"), r"has no vae/\*\.safetensors"),
-        (lambda index: unet_without_a_weight(index.parent), "unet do not fit its config.json"),
-    ],
-)
-def test_a_pipeline_that_is_no_whole_marigold_is_refused(
-    damage: Callable[[Path], Any], sentence: str, tmp_path: Path
-) -> None:
-    folder = toys.marigold(tmp_path / "tiny")
-    damage(folder / "model_index.json")
-    with pytest.raises(ModelError, match=sentence):
-        engine(folder, "marigold")

@@ -13,10 +13,9 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 import flux2_toys as toys  # noqa: E402
 from test_flux2_parts import qwen_folder  # noqa: E402
 
-import mf_ros.model.flux2.klein as klein_module  # noqa: E402
 import mf_ros.model.flux2.text as text_module  # noqa: E402
 from mf_ros.errors import ModelError  # noqa: E402
-from mf_ros.model.flux2 import Flux2Config, Flux2Network  # noqa: E402
+from mf_ros.model.flux2 import Flux2Config, Flux2Network, memory  # noqa: E402
 from mf_ros.model.flux2.klein import KLEIN_4B, KleinTensors, is_klein, load_klein, open_klein  # noqa: E402
 from mf_ros.model.flux2.text import cache_folder, empty_prompt, encoded_prompt, keep_prompt  # noqa: E402
 
@@ -148,7 +147,7 @@ def test_a_folder_without_weights_says_what_to_download(tmp_path: Path) -> None:
 
 
 def test_memory_is_looked_at_before_anything_is_read(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(klein_module, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(KleinTensors, "_read", lambda self, name: pytest.fail("read"))
     with pytest.raises(ModelError, match=r"GiB on cpu, where 0\.0 GiB are free"):
         load_klein(base, config=CONFIG)

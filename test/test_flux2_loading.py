@@ -18,7 +18,7 @@ import flux2_toys as toys  # noqa: E402
 
 import mf_ros.model.flux2.loading as loading  # noqa: E402
 from mf_ros.errors import ModelError  # noqa: E402
-from mf_ros.model.flux2 import Flux2Config, Flux2Network, load_flux2  # noqa: E402
+from mf_ros.model.flux2 import Flux2Config, Flux2Network, load_flux2, memory  # noqa: E402
 from mf_ros.model.flux2.memory import free_memory  # noqa: E402
 
 TINY = toys.tiny_config()
@@ -242,7 +242,7 @@ def test_the_full_size_is_refused_where_memory_is_short_before_any_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = official_file(tmp_path / "w")
-    monkeypatch.setattr(loading, "free_memory", lambda device: 8 * GIB)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 8 * GIB)
     monkeypatch.setattr(loading, "read_tensors", lambda *_: pytest.fail("nothing may be read"))
     message = refused(path, "GiB on cpu", config=None, dtype=torch.bfloat16, accept_noncommercial=True)
     # 12 billion times two bytes, and one tensor beside them.
@@ -255,7 +255,7 @@ def test_a_full_size_file_cut_short_is_refused_from_its_header(tmp_path: Path, m
 
 
 def test_where_free_memory_is_not_known_loading_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda device: None)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
     assert load_flux2(folder(tmp_path / "w", tensors()), torch.float32, config=TINY)
 
 

@@ -15,6 +15,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 import flux_toys as toys  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import mf_ros.model.flux2.memory as memory  # noqa: E402
 import mf_ros.model.flux2.text as text_module  # noqa: E402
 from mf_ros.errors import ModelError  # noqa: E402
 from mf_ros.hub import is_hub_id, missing_files, snapshot  # noqa: E402
@@ -311,8 +312,8 @@ def test_a_text_encoder_that_memory_has_no_room_for_is_not_loaded(
 ) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "model.safetensors").write_bytes(bytes(2000))
-    monkeypatch.setattr(text_module, "free_memory", lambda device: 1000)
-    with pytest.raises(ModelError, match=r"needs up to 0\.0 GiB on cpu, where .* it runs once, so make"):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(ModelError, match=r"needs 0\.0 GiB on cpu, where .* it runs once, so make"):
         encoded_prompt(tmp_path, CPU)
 
 

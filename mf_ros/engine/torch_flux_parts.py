@@ -9,7 +9,7 @@ from typing import Any, Dict
 import torch
 
 from mf_ros.core.config import EngineConfig
-from mf_ros.engine.published import published_model
+from mf_ros.engine.published import MODEL_WEIGHTS, published_model
 from mf_ros.engine.torch_device import TorchDevice, torch_device
 from mf_ros.errors import ConfigError, ModelError
 from mf_ros.hub import is_hub_id
@@ -25,7 +25,6 @@ from mf_ros.model.protocol import Sampler
 OFFICIAL = "bartduis/modality_forcing"
 """The released weights on the Hub: CC BY-NC 4.0."""
 
-_NEEDED = (CONFIG, "model.safetensors*", ENCODER)
 _SIZES, _SIDE = "flux2", "resolution"
 _OFFICIAL_SIDE = 512
 _SIDES = (64, 2048)
@@ -57,7 +56,7 @@ def load_parts(config: EngineConfig) -> Parts:
     where = TorchDevice(torch_device(config).device, torch.bfloat16)
     if config.model == EngineConfig().model:
         config = replace(config, model=OFFICIAL)
-    published = published_model(config, _NEEDED, extra="flux")
+    published = published_model(config, (CONFIG,), [(MODEL_WEIGHTS, ENCODER)], extra="flux")
     folder, description = published.folder, read_description(published.folder)
     accepted, licence = config.accept_noncommercial, description.licence or published.licence
     # Before anything is read; where the card names no licence, that of the released network counts.

@@ -29,7 +29,7 @@ from mf_ros.licences import UNKNOWN, licence_of, licence_that_counts, licence_wa
 from mf_ros.model.flux2.config import Flux2Config
 from mf_ros.model.flux2.files import Checkpoint, open_checkpoint, shown
 from mf_ros.model.flux2.loading import check_tensors
-from mf_ros.model.flux2.memory import free_memory
+from mf_ros.model.flux2.memory import check_memory
 from mf_ros.model.flux2.network import Flux2Network
 
 KLEIN_4B = Flux2Config(hidden=3072, heads=24, triple_blocks=5, single_blocks=20, text_channels=7680)
@@ -299,9 +299,4 @@ def _check_memory(
 ) -> None:
     sizes = [math.prod(shapes[name]) * kind.itemsize for name, kind in kinds.items()]
     # Beside the network one tensor, in parts and as a whole.
-    needed, free = sum(sizes) + 2 * max(sizes), free_memory(device)
-    if free is not None and needed > free:
-        raise ModelError(
-            f"The network {path} needs {needed / 2**30:.1f} GiB on {device}, where {free / 2**30:.1f} GiB are free: "
-            "free memory there, or use a larger machine."
-        )
+    check_memory(f"The network {path}", sum(sizes) + 2 * max(sizes), device)

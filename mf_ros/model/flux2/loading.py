@@ -14,7 +14,7 @@ from mf_ros.errors import ConfigError, ModelError, require_package
 from mf_ros.licences import licence_warning
 from mf_ros.model.flux2.config import OFFICIAL_VARIANTS, Flux2Config
 from mf_ros.model.flux2.files import CONFIG, Checkpoint, StoredTensor, open_checkpoint, shown
-from mf_ros.model.flux2.memory import free_memory
+from mf_ros.model.flux2.memory import check_memory
 from mf_ros.model.flux2.network import Flux2Network
 
 _log = logging.getLogger(__name__)
@@ -145,12 +145,7 @@ def _check_memory(checkpoint: Checkpoint, kinds: Mapping[str, torch.dtype], devi
     # Beside the network one tensor as it is stored.
     needed = sum(math.prod(stored[name].shape) * kind.itemsize for name, kind in kinds.items())
     needed += max(math.prod(each.shape) * _STORED[each.dtype] for each in stored.values())
-    free = free_memory(device)
-    if free is not None and needed > free:
-        raise ModelError(
-            f"The network {checkpoint.path} needs {needed / 2**30:.1f} GiB on {device}, where {free / 2**30:.1f} GiB "
-            "are free: free memory there, or use a larger machine."
-        )
+    check_memory(f"The network {checkpoint.path}", needed, device)
 
 
 def read_tensors(

@@ -8,6 +8,9 @@ from typing import List, Optional
 
 import torch
 
+from mf_ros.errors import ModelError
+
+ADVICE = "free memory there, or use a larger machine"
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -23,6 +26,25 @@ def free_memory(device: torch.device) -> Optional[int]:
         return None
     known = [each for each in (_available(), _container()) if each is not None]
     return min(known) if known else None
+
+
+def check_memory(what: str, needed: int, device: torch.device, advice: str = ADVICE) -> None:
+    """See that something fits before any memory is taken for it; where it is not known what is free, it does.
+
+    Args:
+        what: to load, the subject of the message.
+        needed: bytes.
+        device: where to.
+        advice: what to do, for the message.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise ModelError(
+            f"{what} needs {needed / 2**30:.1f} GiB on {device}, where {free / 2**30:.1f} GiB are free: {advice}."
+        )
 
 
 def _available() -> Optional[int]:

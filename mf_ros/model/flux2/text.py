@@ -21,7 +21,7 @@ from mf_ros.errors import ModelError, require_package
 from mf_ros.hub import missing_files, snapshot
 from mf_ros.model.flux2.files import open_tensors, shown
 from mf_ros.model.flux2.loading import check_tensors, read_tensors
-from mf_ros.model.flux2.memory import free_memory
+from mf_ros.model.flux2.memory import check_memory
 
 _log = logging.getLogger(__name__)
 
@@ -192,12 +192,8 @@ def _check_complete(encoder: Path, found: Mapping[str, Any]) -> None:
 
 def _check_memory(encoder: Path, device: torch.device) -> None:
     needed = int(_SPARE * sum(path.stat().st_size for path in encoder.glob("model*.safetensors")))
-    free = free_memory(device)
-    if free is not None and needed > free:
-        raise ModelError(
-            f"The text encoder {encoder} needs up to {needed / 2**30:.1f} GiB on {device}, where {free / 2**30:.1f} "
-            f"GiB are free: it runs once, so make {FILE} on a larger machine and copy it beside the weights."
-        )
+    advice = f"it runs once, so make {FILE} on a larger machine and copy it beside the weights"
+    check_memory(f"The text encoder {encoder}", needed, device, advice)
 
 
 def _encoder(folder: Path, name: str, kept: Path, download: bool) -> Path:
