@@ -23,8 +23,8 @@ class Quality(NamedTuple):
 
 
 QUALITIES: Dict[QualityName, Quality] = {
-    "fast": Quality(cells=60_000, thorough=False, network=False),
-    "balanced": Quality(cells=130_000, thorough=False, network=True),
+    "fast": Quality(cells=70_000, thorough=False, network=False),
+    "balanced": Quality(cells=160_000, thorough=False, network=True),
     "best": Quality(cells=700_000, thorough=True, network=True),
 }
 BEST = QUALITIES["best"]
