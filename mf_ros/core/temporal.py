@@ -27,11 +27,12 @@ MOST_CARRIED = 40_000
 # Below 6 pixels between returns completion takes finer cells, at several times the cost.
 _LEAST_SPACING = 6.1
 _NEAREST_Z_M = 0.3
-# A carried return may be nearer than everything measured around it, or farther than the surface in front of it, by so
-# much of its depth; right beside a present return only by so much.
+# By this part of its depth a carried return may be nearer than all that is measured above and below, or farther than
+# the surface in front of it; right beside a present return only by the smaller one.
 _MARGIN = 0.08
 _MARGIN_BESIDE = 0.03
 _BESIDE_CELLS = (3, 5)
+_COLUMN_CELLS = 3
 _SHADE_MARGIN = 15.0
 _SHADE_SIDE = 3
 # Error of a carried return, relative to its depth: at once, and what each second adds.
@@ -138,7 +139,7 @@ def surviving(carried: CarriedReturns, view: PresentView, camera: CameraModel, m
 
     A return is forgotten when
 
-    - a surface in front of it hides it, or everything measured around it is farther: whatever was there has left;
+    - a surface in front of it hides it, or all that is measured above and below is farther: what was there has left;
     - a present return right beside it differs by more than 3%: something moves there;
     - the image has become lighter or darker there, beyond what happened to the whole image;
     - it is too old. The limit falls to a tenth where the image contradicts a tenth of all of them, because then much
@@ -171,12 +172,14 @@ def surviving(carried: CarriedReturns, view: PresentView, camera: CameraModel, m
 
 
 def _out_of_sight(z: FloatArray, cells: AnyArray, view: PresentView) -> BoolArray:
-    """(M,) bool: hidden by a surface in front, or in front of everything that is measured around."""
-    kernel = np.ones(closing_window(view.nearest > 0), np.uint8)
-    around = np.asarray(cv2.dilate(view.nearest, kernel), np.float32)
-    front = np.asarray(cv2.erode(around, kernel, borderType=cv2.BORDER_REPLICATE), np.float32)
-    nearest = z * np.take(around, cells)
-    lost: BoolArray = (z * np.take(front, cells) > 1 + _MARGIN) | ((nearest > 0) & (nearest < 1 - _MARGIN))
+    """(M,) bool: hidden by a surface in front, or in front of all that is measured above and below."""
+    height, width = closing_window(view.nearest > 0)
+    kernel = np.ones((height, width), np.uint8)
+    closed = cv2.erode(cv2.dilate(view.nearest, kernel), kernel, borderType=cv2.BORDER_REPLICATE)
+    # Narrow, or what has left would hide beside where it is now.
+    column = np.ones((height, _COLUMN_CELLS), np.uint8)
+    nearest = z * np.take(cv2.dilate(view.nearest, column), cells)
+    lost: BoolArray = (z * np.take(closed, cells) > 1 + _MARGIN) | ((nearest > 0) & (nearest < 1 - _MARGIN))
     return lost
 
 
@@ -201,8 +204,8 @@ def supported(sparse: SparseDepth, survivors: Survivors) -> SparseDepth:
     """Sparse depth with carried returns in the pixels that hold none, each at its own noise level.
 
     The relative error sigma of a carried return grows with its age; as x_tau = (1 - tau) x + tau noise has it, that is
-    the level tau = sigma / (1 + sigma). Where several share a pixel, the newest stays. Returns that are sparse are filled
-    up only as far as an engine's cost does not grow with it, evenly over place and age.
+    the level tau = sigma / (1 + sigma). Where several share a pixel, the newest stays. Sparse returns are filled up no
+    further than an engine's cost stays what it is, evenly over place and age.
     """
     if len(survivors.pixel) == 0:
         return sparse
