@@ -7,10 +7,10 @@ import pytest
 
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import EngineConfig
+from mf_ros.core.grid import nearest_of_blocks
 from mf_ros.core.types import SparseDepth
 from mf_ros.engine import make_engine
 from mf_ros.engine.classical import ClassicalEngine
-from mf_ros.core.grid import nearest_of_blocks
 from mf_ros.errors import MessageError
 
 CAMERA = make_camera(160, 96, [120.0, 0, 79.5, 0, 120.0, 47.5, 0, 0, 1], [], "plumb_bob")
