@@ -66,6 +66,7 @@ class NodeProcess:
         parameters: settings by dotted name.
         arguments: further arguments after --ros-args.
         engine_s: how long its engine sleeps for each image; 0 leaves the engine alone.
+        slow_engine: the only engine that does; empty for any.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class NodeProcess:
         parameters: Optional[dict[str, Any]] = None,
         arguments: tuple[str, ...] = (),
         engine_s: float = 0.0,
+        slow_engine: str = "",
     ) -> None:
         self._log = folder / f"node{len(list(folder.glob('node*.log')))}.log"
         given = {"engine.name": "classical", "node.report_period_s": 0.5, **(parameters or {})}
         options = [part for key, value in given.items() for part in ("-p", f"{key}:={_yaml(value)}")]
-        program = [str(_SLOW_NODE), str(engine_s)] if engine_s else ["-m", "mf_ros.ros.depth_node"]
+        program = [str(_SLOW_NODE), f"{slow_engine}:{engine_s}"] if engine_s else ["-m", "mf_ros.ros.depth_node"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(folder), "HOME": str(folder)}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -129,6 +131,10 @@ class Peer:
     def close(self) -> None:
         self._context.shutdown()
         self._thread.join(TIMEOUT_S)
+
+    def listen_to(self, topic: str, msgtype: str) -> None:
+        """Subscribe to one topic."""
+        self.node.create_subscription(TYPES[msgtype], topic, self.heard[topic].append, 10)
 
     def listen(self, *outputs: str, prefix: Optional[str] = None, qos: Any = 10) -> None:
         """Subscribe to outputs of the node; all of them where none is named."""

@@ -70,7 +70,8 @@ def _row(setting: Setting, changes: Sequence[Tuple[str, Tuple[str, ...]]]) -> st
         default = "[" + ", ".join(map(str, default)) + "]"
     elif isinstance(default, bool):
         default = str(default).lower()
-    allowed = setting.allowed().replace("'", "")
+    default = default if default != "" else '""'
+    allowed = setting.allowed().replace("''", '""').replace("'", "")
     return f"| `{setting.key}` | `{default}` | {allowed} | {change} | {setting.description} |\n"
 
 

@@ -123,6 +123,14 @@ class EngineConfig:
     """Correct a published model's depth smoothly toward the returns, beyond one scale and shift for the image."""
     accept_noncommercial: bool = False
     """Run published weights whose licence forbids commercial use, which is then up to you to keep."""
+    refine: Literal["", "transformers", "marigold", "flux"] = ""
+    """Engine that makes depth of some images of the live node once more, beside the first; empty for none."""
+    refine_model: str = "auto"
+    """The published model of that engine, its hub id or folder; auto takes the released one of flux."""
+    refine_steps: int = 0
+    """Denoising steps per image of that engine; 0 takes its model's own number."""
+    refine_rate_hz: float = 0.0
+    """How many images of each camera that engine takes per second at most; 0 takes as many as it can."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ _LIMITS: Mapping[str, Tuple[float, float]] = {
     "output.scale": (0.05, 4.0),
     "engine.steps": (0, 100),
     "engine.threads": (0, 256),
+    "engine.refine_steps": (0, 100),
+    "engine.refine_rate_hz": (0.0, 100.0),
     "temporal.max_age_s": (0.0, 10.0),
     "temporal.smoothing": (0.0, 0.95),
     "node.report_period_s": (0.5, 600.0),

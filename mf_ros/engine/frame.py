@@ -243,18 +243,29 @@ class FrameProcessor:
             estimate = self._reuse.estimate(self._engine, frame, sparse, pose)
         except MfRosError as error:
             raise DropError(reasons.ENGINE_FAILED, str(error)) from error
-        size = frame.image.shape[:2]
-        if estimate.depth.shape != size or estimate.confidence.shape != size or estimate.depth.dtype != np.float32:
-            raise DropError(
-                reasons.ENGINE_FAILED,
-                f"engine {estimate.engine} returned {estimate.depth.dtype} depth of shape {estimate.depth.shape} "
-                f"for an image of {size}.",
-            )
-        if not estimate.metric:
-            raise DropError(
-                reasons.NOT_METRIC, f"engine {estimate.engine} found no metric scale: too few LiDAR returns."
-            )
-        return _without_guesses(estimate, self._config.output.min_confidence)
+        return checked_estimate(estimate, frame.image.shape[:2], self._config.output.min_confidence)
+
+
+def checked_estimate(estimate: DepthEstimate, size: Tuple[int, ...], min_confidence: float) -> DepthEstimate:
+    """What an engine made of an image, without what it hardly believes itself.
+
+    Args:
+        estimate: of the engine.
+        size: height and width of the image.
+        min_confidence: depth below this confidence becomes NaN.
+
+    Raises:
+        DropError: it is of another size, or has no metric scale.
+    """
+    if estimate.depth.shape != size or estimate.confidence.shape != size or estimate.depth.dtype != np.float32:
+        raise DropError(
+            reasons.ENGINE_FAILED,
+            f"engine {estimate.engine} returned {estimate.depth.dtype} depth of shape {estimate.depth.shape} "
+            f"for an image of {size}.",
+        )
+    if not estimate.metric:
+        raise DropError(reasons.NOT_METRIC, f"engine {estimate.engine} found no metric scale: too few LiDAR returns.")
+    return _without_guesses(estimate, min_confidence)
 
 
 def _without_guesses(estimate: DepthEstimate, min_confidence: float) -> DepthEstimate:

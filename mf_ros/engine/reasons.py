@@ -34,6 +34,8 @@ BAD_STAMP = "bad_stamp"
 """The image's stamp was far off, and the next image was in sequence again."""
 UNHEARD = "unheard"
 """Nobody subscribes to what would be made of the image."""
+NOT_PUBLISHED = "not_published"
+"""No message can hold the result."""
 INTERRUPTED = "interrupted"
 """The run was stopped while the image waited."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -19,13 +19,12 @@ from mf_ros.engine.outputs import OUTPUTS, ResultMessages
 from mf_ros.engine.pipeline import DepthPipeline, DepthResult
 from mf_ros.engine.protocol import DepthEngine, without_memory
 from mf_ros.errors import MfRosError
+from mf_ros.ros.refiner import RefinedStream
 from mf_ros.ros.types import MessageTypes, message_builder
 
 # Policies and no profile: overriding one changes the profile that was given.
 _OUTPUT_QOS = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
 _LONGEST_UNJUDGED_S = 1.0
-NOT_PUBLISHED = "not_published"
-"""A result that no message can hold."""
 
 
 class CameraStream:
@@ -40,7 +39,8 @@ class CameraStream:
     Attributes:
         prefix: first part of its topics.
         label: first part of its names in the diagnostics.
-        last: the last result that was published.
+        last: the last result that was made.
+        refined: where results are offered to be refined; None while nothing is.
     """
 
     def __init__(self, node: LifecycleNode, name: str, config: Config, engine: DepthEngine) -> None:
@@ -49,20 +49,24 @@ class CameraStream:
         self.pipeline = self._pipeline(config, engine)
         self.health = HealthMonitor()
         self.last: Optional[DepthResult] = None
+        self.refined: Optional[RefinedStream] = None
         self._epoch = 0
         self._judged = 0.0
         self._node = node
         self._messages = ResultMessages(message_builder(), config)
-        types = MessageTypes()
+        self._types = MessageTypes()
         self.publishers: Dict[str, Any] = {
-            output: node.create_lifecycle_publisher(
-                types[msgtype],
-                self.prefix + output,
-                QoSProfile(**_OUTPUT_QOS),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
+            output: self._advertise(node.create_lifecycle_publisher, output, msgtype)
             for output, msgtype in OUTPUTS.items()
         }
+
+    def advertise(self, topic: str, msgtype: str) -> Any:
+        """A publisher on a topic below the camera's name, as those of its outputs; for an active node."""
+        return self._advertise(self._node.create_publisher, topic, msgtype)
+
+    def retract(self, publisher: Any) -> None:
+        """Take a publisher away."""
+        self._node.destroy_publisher(publisher)
 
     def restart(self, config: Config, engine: DepthEngine) -> None:
         """Begin anew: nothing waits, nothing is counted."""
@@ -101,7 +105,7 @@ class CameraStream:
     def destroy(self) -> None:
         """Take the topics away."""
         for publisher in self.publishers.values():
-            self._node.destroy_publisher(publisher)
+            self.retract(publisher)
         self.publishers = {}
 
     def _process(self, frame_set: FrameSet) -> None:
@@ -109,7 +113,9 @@ class CameraStream:
             self._epoch = frame_set.epoch
             self.health.reset()
         heard = [output for output, publisher in self.publishers.items() if publisher.get_subscription_count() > 0]
-        if not heard:
+        refined = self.refined
+        refine = refined is not None and refined.wanted
+        if not heard and not refine:
             self.pipeline.count_drop(frame_set, reasons.UNHEARD, "nobody subscribes to an output.")
             return
         begun_ns = time.monotonic_ns()
@@ -122,10 +128,12 @@ class CameraStream:
                 _, message = self._messages.make(output, result)
                 self.publishers[output].publish(message)
         except MfRosError as error:
-            self.pipeline.warnings.add(NOT_PUBLISHED, str(error))
+            self.pipeline.warnings.add(reasons.NOT_PUBLISHED, str(error))
             return
         published = time.perf_counter()
         self.last = result
+        if refined is not None and refine:
+            refined.offer(result, self._epoch)
         age_ms = (time.monotonic_ns() - result.source.received_ns) / 1e6
         waited_ms = (begun_ns - result.source.received_ns) / 1e6
         self.pipeline.latency.add(
@@ -140,6 +148,14 @@ class CameraStream:
         if self.pipeline.waiting == 0 or published - self._judged > _LONGEST_UNJUDGED_S:
             self._judged = published
             self.health.update(result)
+
+    def _advertise(self, create: Callable[..., Any], topic: str, msgtype: str) -> Any:
+        return create(
+            self._types[msgtype],
+            self.prefix + topic,
+            QoSProfile(**_OUTPUT_QOS),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
 
     def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:
         return DepthPipeline(

@@ -28,9 +28,10 @@ from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import ConfigError, MfRosError
 from mf_ros.ros.camera_stream import CameraStream
-from mf_ros.ros.diagnostics import CalibrationStatus, DepthStatus, engine_status, input_status
+from mf_ros.ros.diagnostics import CalibrationStatus, DepthStatus, engine_status, input_status, refined_status
 from mf_ros.ros.inputs import NodeInputs, Received
 from mf_ros.ros.parameters import AT_RELOAD, check_change, declare_parameters, read_config, unknown_parameters
+from mf_ros.ros.refiner import Refiner
 from mf_ros.ros.snapshot import write_snapshot
 from mf_ros.ros.types import message_builder
 from mf_ros.ros.worker import Worker
@@ -79,6 +80,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self._streams: List[CameraStream] = []
         self._inputs: Optional[NodeInputs] = None
         self._worker: Optional[Worker] = None
+        self._refiner = Refiner(lambda config: make_engine(config))
         self._changed: Optional[Config] = None
         self._changed_lock = threading.Lock()
         self._reported: Dict[str, int] = {}
@@ -92,6 +94,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self._diagnostics.setHardwareID(NAME)
         self._diagnostics.add("inputs", input_status(lambda: self._inputs))
         self._diagnostics.add("engine", engine_status(lambda: self._engine))
+        self._diagnostics.add("refined", refined_status(self._refiner))
         self._report_timer: Optional[Any] = None
 
     # Lifecycle. A transition that fails says why in one sentence and leaves the state as it was.
@@ -137,6 +140,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self._report_timer = self.create_timer(self._config.node.report_period_s, self._report)
         result = super().on_activate(state)
         self._worker.start()
+        self._refiner.use(self._config, self._streams)
         listed = ", ".join(watch.topic for watch in self._inputs.watches)
         self.get_logger().info(f"Active: waiting for {listed}.")
         return result
@@ -188,6 +192,8 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             self._report_timer = None
         if self._worker is not None and not self._worker.stop():
             self.get_logger().warning("The engine has not ended its last image yet; it is left to end by itself.")
+        if not self._refiner.stop():
+            self.get_logger().info("The engine that refines has not ended its last image; it is left to end by itself.")
         self._worker = None
         if self._inputs is not None:
             self._inputs.destroy()
@@ -224,15 +230,16 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             self._config = changed
             for stream in self._streams:
                 stream.configure(changed)
+            self._refiner.configure(changed)
 
     async def _on_reload_model(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Load the model in a thread of its own, so that depth goes on meanwhile."""
-        wanted = read_config(self).engine
+        wanted = read_config(self)
         loaded: Future = Future(executor=self.executor)
 
         def load() -> None:
             try:
-                loaded.set_result(make_engine(wanted))
+                loaded.set_result(make_engine(wanted.engine))
             except Exception as error:
                 loaded.set_result(error)
 
@@ -251,6 +258,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         self._engine = engine
         for stream in self._streams:
             stream.use_engine(engine)
+        self._refiner.use(wanted, self._streams)
         response.success, response.message = True, f"Depth now comes from {engine.name}."
         self.get_logger().info(response.message)
         return response

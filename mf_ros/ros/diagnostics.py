@@ -12,8 +12,10 @@ from diagnostic_updater import DiagnosticStatusWrapper
 
 from mf_ros.engine import reasons
 from mf_ros.engine.protocol import DepthEngine
+from mf_ros.engine.stats import Latency
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.inputs import NodeInputs
+from mf_ros.ros.refiner import Refiner
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _PERCENTILES = (50, 95)
@@ -58,11 +60,7 @@ class DepthStatus:
             stat.add(f"dropped: {reason}", str(count))
         for reason, count in pipeline.warnings.counts.items():
             stat.add(f"warning: {reason}", f"{count} ({pipeline.warnings.texts[reason]})")
-        for stage in _SHOWN_STAGES:
-            for percent in _PERCENTILES:
-                value = pipeline.latency.percentile(stage, percent)
-                if math.isfinite(value):
-                    stat.add(f"latency {stage} p{percent} ms", f"{value:.1f}")
+        _add_latency(stat, pipeline.latency)
         return stat
 
 
@@ -127,6 +125,33 @@ def engine_status(engine: Callable[[], Optional[DepthEngine]]) -> Callable[[Any]
     return status
 
 
+def refined_status(refiner: Refiner) -> Callable[[Any], DiagnosticStatusWrapper]:
+    """What refines depth, and the counts and latencies of each camera."""
+
+    def status(stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        engine = refiner.engine
+        if refiner.problem:
+            stat.summary(WARN, f"depth is not refined: {refiner.problem}")
+        elif not refiner.running:
+            stat.summary(OK, "depth is not refined")
+        elif engine is None:
+            stat.summary(OK, "the engine is being loaded")
+        else:
+            stat.summary(OK, engine.name)
+            for key, value in engine.describe().items():
+                stat.add(key, value)
+        for stream in refiner.streams:
+            stat.add(f"{stream.prefix}images offered", str(stream.offered))
+            stat.add(f"{stream.prefix}images refined", str(stream.done))
+            texts = stream.dropped.texts
+            for reason, count in stream.dropped.counts.items():
+                stat.add(f"{stream.prefix}dropped: {reason}", f"{count} ({texts[reason]})")
+            _add_latency(stat, stream.latency, stream.prefix)
+        return stat
+
+    return status
+
+
 def resident_mb() -> Optional[float]:
     """Resident memory of this process, MB; None where the system does not tell."""
     try:
@@ -134,6 +159,14 @@ def resident_mb() -> Optional[float]:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _add_latency(stat: DiagnosticStatusWrapper, latency: Latency, prefix: str = "") -> None:
+    for stage in _SHOWN_STAGES:
+        for percent in _PERCENTILES:
+            value = latency.percentile(stage, percent)
+            if math.isfinite(value):
+                stat.add(f"{prefix}latency {stage} p{percent} ms", f"{value:.1f}")
 
 
 def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str]) -> Tuple[bytes, str]:

@@ -1,4 +1,4 @@
-"""The one thread that makes depth, for all cameras in turn."""
+"""A thread that makes depth, for all cameras in turn."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Worker:
         """There may be work."""
         self._woken.set()
 
-    def stop(self) -> bool:
-        """End after the job that runs; returns whether it ended."""
+    def stop(self, longest_s: float = _LONGEST_STOP_S) -> bool:
+        """End after the job that runs; returns whether it ended within so many seconds."""
         self._stopping.set()
         self._woken.set()
         if self._thread is None or self._thread is threading.current_thread():
             return True
-        self._thread.join(_LONGEST_STOP_S)
+        self._thread.join(longest_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
