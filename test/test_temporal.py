@@ -166,7 +166,7 @@ def test_odometry_that_is_a_little_wrong_does_no_harm(drive, alone, step):
     made = estimates(drive, TemporalReuse(ON), poses)
     errors = [np.mean([error(e, s) for e, s in zip(each, drive, strict=True)]) for each in (alone, made)]
     # Odometry that stands still while the robot drives is as wrong as it can be without a jump.
-    assert errors[1] <= (1.05 if step == "stands still" else 1.02) * errors[0]
+    assert errors[1] <= (1.07 if step == "stands still" else 1.02) * errors[0]
 
 
 def test_a_camera_that_stands_still_sees_no_worse_and_steadier():

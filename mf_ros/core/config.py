@@ -141,7 +141,7 @@ class TemporalConfig:
     """Reuse returns and depth of earlier frames where odometry tells how the camera moved."""
     max_age_s: float = 2.0
     """How long returns of earlier frames are carried along, seconds; 0 carries none."""
-    smoothing: float = 0.5
+    smoothing: float = 0.7
     """Part of the difference to the previous depth that is taken over where both agree; 0 takes nothing."""
 
 

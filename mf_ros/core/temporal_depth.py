@@ -7,6 +7,7 @@ Each pixel looks up what the frame before said about its surface, and keeps part
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Tuple
 
 import cv2
@@ -114,7 +115,7 @@ def _lookup(
     log_depth: FloatArray, step: int, T_then_now: DoubleArray, camera: CameraModel
 ) -> Tuple[Tuple[FloatArray, FloatArray], FloatArray]:
     """Where the cells of one frame lie on the grid of another, as maps for cv2.remap, and their log depth in it."""
-    points = _sampled(camera.rays(), step) * np.exp(log_depth)[..., None]
+    points: AnyArray = _rays(camera, step) * np.exp(log_depth)[..., None]
     if camera.has_distortion:
         points = cv2.transform(points, T_then_now[:3].astype(np.float32))
         z = points[..., 2]
@@ -131,10 +132,21 @@ def _lookup(
 
 
 def _sampled(values: AnyArray, step: int) -> AnyArray:
-    """One value of each cell; cells that reach out of the image take its last pixel."""
-    height, width = values.shape[:2]
-    rows, cols = (np.minimum(np.arange(0, size, step) + step // 2, size - 1) for size in (height, width))
-    return values if step == 1 else np.ascontiguousarray(values[rows[:, None], cols])
+    """One value of each cell; cells that reach too far out of the image take its last pixel."""
+    if step == 1:
+        return values
+    taken = values[step // 2 :: step, step // 2 :: step]
+    rows, cols = (-(-size // step) - count for size, count in zip(values.shape, taken.shape[:2], strict=False))
+    if rows or cols:
+        return np.asarray(cv2.copyMakeBorder(taken, 0, rows, 0, cols, cv2.BORDER_REPLICATE))
+    return np.ascontiguousarray(taken)
+
+
+@lru_cache(maxsize=8)
+def _rays(camera: CameraModel, step: int) -> FloatArray:
+    """(h, w, 3) float32 rays through the cells."""
+    rays: FloatArray = _sampled(camera.rays(), step)
+    return rays
 
 
 def _log(depth: FloatArray) -> FloatArray:
