@@ -166,7 +166,7 @@ def _add_latency(stat: DiagnosticStatusWrapper, latency: Latency, prefix: str = 
         for percent in _PERCENTILES:
             value = latency.percentile(stage, percent)
             if math.isfinite(value):
-                stat.add(f"{prefix}latency {stage} p{percent} ms", f"{value:.1f}")
+                stat.add(prefix + f"latency {stage} p{percent} ms", f"{value:.1f}")
 
 
 def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str]) -> Tuple[bytes, str]:
