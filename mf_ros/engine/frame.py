@@ -273,5 +273,7 @@ def _without_guesses(estimate: DepthEstimate, min_confidence: float) -> DepthEst
     guessed = estimate.confidence < min_confidence
     if not guessed.any():
         return estimate
-    depth = np.where(guessed, np.float32(np.nan), estimate.depth)
-    return replace(estimate, depth=depth, confidence=np.where(guessed, np.float32(0), estimate.confidence))
+    depth, confidence = estimate.depth.copy(), estimate.confidence.copy()
+    depth[guessed] = np.nan
+    confidence[guessed] = 0
+    return replace(estimate, depth=depth, confidence=confidence)
