@@ -25,6 +25,8 @@ ROS_PACKAGES = {
 }
 TORCH_PACKAGES = {"torch", "safetensors", "accelerate", "peft", "diffusers"}
 MAY_USE_YAML = {"mf_ros.core.settings", "mf_ros.core.config"}
+# The only door to compiled kernels; the modules kernels_* go through it.
+MAY_USE_NUMBA = {"mf_ros.core.compiled"}
 MAY_LOAD_EVALUATION = {"mf_ros.bags.replay", "mf_ros.bags.report", "mf_ros.bags.evaluation_frames"}
 
 # What each package of mf_ros may import from the others, at any depth of its code.
@@ -154,9 +156,17 @@ def test_core_uses_numpy_opencv_and_the_standard_library_only() -> None:
         root = item.target.split(".")[0]
         if package(item.module) != "core" or root in sys.stdlib_module_names or root in ("numpy", "cv2", "mf_ros"):
             continue
-        if not (root == "yaml" and item.module in MAY_USE_YAML):
+        if not ((root == "yaml" and item.module in MAY_USE_YAML) or (root == "numba" and item.module in MAY_USE_NUMBA)):
             wrong.append(str(item))
     assert wrong == []
+
+
+def test_numba_and_the_kernels_that_need_it_are_loaded_by_one_module_and_only_when_asked() -> None:
+    users = [item for item in IMPORTS if item.target.split(".")[0] == "numba"]
+    assert {item.module for item in users} == MAY_USE_NUMBA
+    assert not [str(item) for item in users if item.at_load]
+    kernels = [item for item in IMPORTS if item.target.startswith("mf_ros.core.kernels_")]
+    assert not [str(item) for item in kernels if not item.module.startswith("mf_ros.core.kernels_")]
 
 
 @pytest.mark.parametrize(

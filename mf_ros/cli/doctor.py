@@ -77,6 +77,8 @@ def render(facts: Facts, findings: List[Finding]) -> str:
             if key in shown
         ]
         lines.append(f"engine       {facts.engine.name or 'none'}: {', '.join(details) or facts.engine.error}")
+    if facts.compiled:
+        lines.append(f"kernels      compiled ones are {facts.compiled}")
     lines.append("")
     lines += lines_of(findings) or ["Nothing is wrong."]
     return "\n".join(lines)

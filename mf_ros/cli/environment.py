@@ -26,6 +26,7 @@ PROBED_MODULES = (
     "jinja2",
     "scipy",
     "onnxruntime",
+    "numba",
     "torch",
     "safetensors",
     "rclpy",
@@ -67,6 +68,13 @@ from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine
 engine = make_engine(EngineConfig())
 print("\\n" + json.dumps({"name": engine.name, "details": engine.describe(), "warnings": warnings}))
+"""
+
+# Kernels may have to be compiled, and numba for another NumPy may end the process.
+_COMPILED_PROBE = """
+import json
+from mf_ros.core import compiled
+print("\\n" + json.dumps({"state": compiled.state()}))
 """
 
 
@@ -131,6 +139,7 @@ class Facts:
     sees_system_packages: bool = True
     modules: Mapping[str, Module] = field(default_factory=dict)
     engine: Optional[Engine] = None
+    compiled: str = ""
     onnx_distributions: Tuple[str, ...] = ()
     gpus: Tuple[str, ...] = ()
     jetson: bool = False
@@ -147,6 +156,7 @@ def gather() -> Facts:
     with ThreadPoolExecutor(4) as pool:
         probes = pool.map(lambda name: (name, probe(name, sys.executable)), present)
         modules = dict(probes)
+    usable = not any(_unusable(modules, name) for name in ("numpy", "cv2"))
     prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     return Facts(
         python=platform.python_version(),
@@ -156,7 +166,8 @@ def gather() -> Facts:
         in_venv=sys.prefix != sys.base_prefix,
         sees_system_packages=_sees_system_packages(),
         modules=modules,
-        engine=None if any(_unusable(modules, name) for name in ("numpy", "cv2")) else probe_engine(sys.executable),
+        engine=probe_engine(sys.executable) if usable else None,
+        compiled=probe_compiled(sys.executable) if usable else "",
         onnx_distributions=_onnx_distributions(),
         gpus=nvidia_gpus(),
         jetson=any(Path(sign).exists() for sign in JETSON_SIGNS),
@@ -183,6 +194,12 @@ def probe_engine(interpreter: str) -> Engine:
     if isinstance(answer, str):
         return Engine(error=answer)
     return Engine(answer["name"], answer["details"], tuple(answer["warnings"]))
+
+
+def probe_compiled(interpreter: str) -> str:
+    """Whether a Python interpreter uses compiled kernels, in a few words; tried in a fresh process of it."""
+    answer = _answer([interpreter, "-c", _COMPILED_PROBE], "loading compiled kernels")
+    return f"not in use: {answer}" if isinstance(answer, str) else str(answer["state"])
 
 
 def _answer(command: List[str], what: str) -> Union[Dict[str, Any], str]:

@@ -6,17 +6,19 @@ departs from it as far as its own returns say, and inverse depth stays within wh
 
 Everything is written with operators and functions that NumPy and torch name alike (``xp`` is either module), so that
 the run-time engine, a network's prior and an exported graph compute the same thing. Shapes decide the control flow,
-values never do: the one choice that depends on the sensor, ``RowPattern``, is measured beforehand.
+values never do: the one choice that depends on the sensor, ``RowPattern``, is measured beforehand. Where numba is
+installed, ``core.kernels_completion`` does the same on NumPy arrays, to the last bit.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from mf_ros.core.types import BoolArray
+from mf_ros.core import compiled
+from mf_ros.core.types import BoolArray, FloatArray
 
 # An array of either library. The functions below use only what both offer under one name.
 Array = Any
@@ -107,6 +109,18 @@ def complete_inverse_depth(sparse: Array, pattern: RowPattern, xp: ModuleType = 
     Returns:
         (H, W) inverse depth in 1/m along the optical Z axis, between the smallest and largest that was measured.
     """
+    filled = _compiled(sparse, pattern) if xp is np else None
+    return by_operators(sparse, pattern, xp) if filled is None else filled
+
+
+def _compiled(sparse: FloatArray, pattern: RowPattern) -> Optional[FloatArray]:
+    """The same by compiled kernels; None where they are not in use, or leave this input to NumPy."""
+    kernels = compiled.kernels("completion")
+    return None if kernels is None else kernels.complete(sparse, pattern)
+
+
+def by_operators(sparse: Array, pattern: RowPattern, xp: ModuleType) -> Array:
+    """``complete_inverse_depth`` in the operators of NumPy or torch, which compiled kernels are held to."""
     levels = _pyramid(sparse, pattern, xp)
     coarsest = levels[-1]
     zero = coarsest.moments["1"] * 0
@@ -136,17 +150,23 @@ def _pyramid(sparse: Array, pattern: RowPattern, xp: ModuleType) -> List[_Level]
     stride = {_ROWS: 1, _COLS: 1}
     levels: List[_Level] = []
     while True:
-        shape = moments["1"].shape
-        only_rows = pattern.start <= len(levels) < pattern.start + pattern.poolings
-        halved = tuple(axis for axis in ((_ROWS,) if only_rows else (_ROWS, _COLS)) if shape[axis] > 1)
-        if max(shape) <= _COARSEST or not halved:
-            levels.append(_Level(moments, bounds, dict(stride), ()))
-            return levels
+        choice = zip((_ROWS, _COLS), _halved_axes(moments["1"].shape, len(levels), pattern), strict=True)
+        halved = tuple(axis for axis, chosen in choice if chosen)
         levels.append(_Level(moments, bounds, dict(stride), halved))
+        if not halved:
+            return levels
         for axis in halved:
             moments = _halved(moments, stride[axis], axis, xp)
             bounds = xp.minimum(*_pairs(bounds, axis, _NOTHING, xp))
             stride[axis] *= 2
+
+
+def _halved_axes(shape: Tuple[int, int], level: int, pattern: RowPattern) -> Tuple[bool, bool]:
+    """Whether the rows and whether the columns of a level are halved to reach the next; neither at the coarsest."""
+    if max(shape) <= _COARSEST:
+        return False, False
+    only_rows = pattern.start <= level < pattern.start + pattern.poolings
+    return shape[0] > 1, shape[1] > 1 and not only_rows
 
 
 def _shape(level: _Level) -> Tuple[int, ...]:

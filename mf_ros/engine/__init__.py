@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from mf_ros.core import compiled
 from mf_ros.core.config import EngineConfig, EngineName
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.engine.quality import quality_of
@@ -23,6 +24,8 @@ def make_engine(config: EngineConfig) -> DepthEngine:
         MissingDependencyError: a package that the named engine needs is not installed.
         ModelError: the network that is asked for is missing or damaged, or fails its self-test.
     """
+    # Loading kernels takes half a second, and compiling them the first time some more: not during the first frame.
+    compiled.prepare()
     # Imported on demand: an engine's packages are needed only by those who choose it.
     quality = quality_of(config)
     if config.name == "classical" or (config.name == "auto" and not quality.network):
