@@ -61,7 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the graph from the tiny model, whose weights the runs of these tests hold; tracing takes ten seconds."""
     data = (tiny_model() / "model.onnx").read_bytes()
-    monkeypatch.setattr(export, "write_graph", lambda net, path, opset: path.write_bytes(data))
+    monkeypatch.setattr(export, "write_graph", lambda net, path, opset, fused: path.write_bytes(data))
 
 
 def weights() -> dict[str, torch.Tensor]:
