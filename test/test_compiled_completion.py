@@ -136,3 +136,9 @@ def test_images_without_returns_of_other_types_or_too_wide_are_left_to_numpy(spa
 
 def test_the_widest_image_fits() -> None:
     assert_same(scattered((3, kernels_pyramid.WIDEST), 0.1), RowPattern(0, 0))
+
+
+def test_a_sparse_image_that_may_not_be_written_is_taken() -> None:
+    sparse = street()
+    sparse.flags.writeable = False
+    assert_same(sparse, RowPattern(0, 1))

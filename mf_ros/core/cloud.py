@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Optional, Tuple, cast
 import cv2
 import numpy as np
 
+from mf_ros.core import compiled
 from mf_ros.core.config import CloudConfig
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_ros.errors import ConfigError
@@ -60,13 +61,33 @@ def pack_cloud(
         out = np.empty((height, width, 4), np.float32)
     elif out.shape != (height, width, 4) or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"The output buffer must be a C-contiguous float32 array of shape {(height, width, 4)}.")
+    given = (depth, image, camera.ray_planes(), config, confidence, out)
+    kernels = compiled.kernels("cloud")
+    if kernels is None or not kernels.pack(*given):
+        pack_by_numpy(*given)
+    return out
+
+
+def pack_by_numpy(
+    depth: FloatArray,
+    image: ByteArray,
+    rays: FloatArray,
+    config: CloudConfig,
+    confidence: Optional[FloatArray],
+    out: FloatArray,
+) -> None:
+    """Fill ``out`` as ``pack_cloud`` says, with the camera's ``ray_planes``; compiled kernels are held to it."""
     kept = np.where(valid_mask(depth, config, confidence), depth, np.float32(np.nan))
     colour = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view(np.uint32)[..., 0]
     # Alpha is cleared: with it set, the four bytes read as a float can be NaN, and filters on NaN would drop the point.
     colour = (colour & _COLOUR_BITS).view(np.float32)
     # Contiguous planes, interleaved at the end: writing every fourth float, NumPy would take half as long again.
-    cv2.merge([*(camera.ray_planes() * kept), colour], dst=out)
-    return out
+    cv2.merge([*(rays * kept), colour], dst=out)
+
+
+def range_limits(config: CloudConfig) -> Tuple[float, float]:
+    """The nearest and the farthest depth that is kept, metres; both are finite."""
+    return max(config.min_depth_m, 0.0), min(config.max_depth_m, float(np.finfo(np.float32).max))
 
 
 def valid_mask(depth: FloatArray, config: CloudConfig, confidence: Optional[FloatArray] = None) -> BoolArray:
@@ -76,8 +97,7 @@ def valid_mask(depth: FloatArray, config: CloudConfig, confidence: Optional[Floa
         ValueError: confidence is not of the depth's size.
     """
     # NaN lies within no limits.
-    nearest, farthest = max(config.min_depth_m, 0.0), min(config.max_depth_m, float(np.finfo(np.float32).max))
-    keep: BoolArray = cv2.inRange(depth, nearest, farthest) > 0
+    keep: BoolArray = cv2.inRange(depth, *range_limits(config)) > 0
     if confidence is not None and config.min_confidence > 0.0:
         if confidence.shape != depth.shape:
             raise ValueError(f"Confidence is of shape {confidence.shape}, depth of {depth.shape}.")

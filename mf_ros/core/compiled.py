@@ -14,13 +14,17 @@ import threading
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
+from numpy.typing import DTypeLike
+
+from mf_ros.core.types import AnyArray
+
 _log = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 SWITCH = "MF_ROS_COMPILED"
 """Environment variable; 0 leaves all kernels out."""
 
-NAMES: Tuple[str, ...] = ("completion",)
+NAMES: Tuple[str, ...] = ("completion", "cloud")
 """The modules ``kernels_*`` beside this one, each with the kernels of one."""
 
 _loaded: Dict[str, Optional[ModuleType]] = {}
@@ -85,6 +89,11 @@ def jit(signature: str, inner: bool = False) -> Callable[[_Function], _Function]
         return kernel
 
     return compiled
+
+
+def plain(array: AnyArray, dtype: DTypeLike) -> bool:
+    """Whether an array is as kernels read it: of this type, C-contiguous and aligned."""
+    return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
 
 
 def _load(name: str) -> Optional[ModuleType]:

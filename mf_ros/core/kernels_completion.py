@@ -71,7 +71,7 @@ def complete(sparse: FloatArray, pattern: RowPattern) -> Optional[FloatArray]:
         return None
     buffers = _kept.of((sparse.shape[0], sparse.shape[1]), pattern)
     levels = buffers.levels
-    kernels_pyramid.fill(np.ascontiguousarray(sparse), levels[0].cells)
+    kernels_pyramid.fill(np.require(sparse, requirements=("C", "A")), levels[0].cells)
     for level, coarser in pairwise(levels):
         kernels_pyramid.halve(level.cells, coarser.cells, buffers.scratch[0], *level.halved, *level.half)
     one, inverse, least, most = np.ascontiguousarray(levels[-1].cells[1:-1, :FINEST, 1:-1].swapaxes(0, 1))

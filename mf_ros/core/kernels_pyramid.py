@@ -37,9 +37,9 @@ WIDEST = _S - 2 * max(reach for reach, _ in completion._SNAP_PASSES)
 SCRATCH = (6, ALL * _S)
 
 
-@jit("void(float32[:,::1], float32[:,:,::1])")
+@jit('void(Array(float32, 2, "C", True), float32[:,:,::1])')
 def fill(sparse: Any, cells: Any) -> None:
-    """The finest level's sums and bounds from sparse depth."""
+    """The finest level's sums and bounds from sparse depth, which may be read-only (what ``True`` allows)."""
     for i in range(sparse.shape[0]):
         for j in range(sparse.shape[1]):
             depth = sparse[i, j]
