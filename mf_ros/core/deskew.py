@@ -7,9 +7,10 @@ from typing import List, Optional, Protocol, Sequence, Tuple
 import cv2
 import numpy as np
 
+from mf_ros.core import compiled
 from mf_ros.core.config import LidarConfig
 from mf_ros.core.transforms import TransformTree
-from mf_ros.core.types import BoolArray, CameraPoints, DoubleArray, FloatArray, LidarSweep
+from mf_ros.core.types import AnyArray, CameraPoints, DoubleArray, FloatArray, LidarSweep
 from mf_ros.errors import TransformError
 
 POSE_TOLERANCE_S = 0.1
@@ -61,11 +62,28 @@ def deskew(
     T_camera_lidar = np.matmul(T_camera_fixed, tree.lookup_many(fixed_frame, sweep.frame_id, stamps))
     if len(knots_s) == 1:
         return _transformed(sweep.points, T_camera_lidar[0])
-    table = _blended(T_camera_lidar[:, :3, :].reshape(-1, 12))
-    position = (times - np.float32(first)) * np.float32((len(table) - 1) / (last - first))
+    given = (sweep.points, times, T_camera_lidar[:, :3, :].reshape(-1, 12), first, last)
+    kernels = compiled.kernels("deskew")
+    moved: Optional[FloatArray] = None if kernels is None else kernels.move(*given)
+    return moved_by_numpy(*given) if moved is None else moved
+
+
+def moved_by_numpy(
+    points: FloatArray, times: FloatArray, poses: DoubleArray, first_s: float, last_s: float
+) -> FloatArray:
+    """Each point moved by the pose of its time; compiled kernels are held to it.
+
+    Args:
+        points: (N, 3) float32 metres.
+        times: (N,) float32 seconds, from ``first_s`` to ``last_s``.
+        poses: (K, 12) the first three rows of a matrix for each of K times, evenly spread from ``first_s`` to
+            ``last_s``; at least two.
+    """
+    table = _blended(poses)
+    position = (times - np.float32(first_s)) * np.float32((len(table) - 1) / (last_s - first_s))
     T = np.take(table, np.clip(np.rint(position), 0, len(table) - 1).astype(np.intp), axis=0)
-    x, y, z = sweep.points.T
-    moved: FloatArray = np.empty((len(sweep), 3), np.float32)
+    x, y, z = points.T
+    moved: FloatArray = np.empty((len(points), 3), np.float32)
     for axis in range(3):
         row = 4 * axis
         moved[:, axis] = T[:, row] * x + T[:, row + 1] * y + T[:, row + 2] * z + T[:, row + 3]
@@ -80,9 +98,14 @@ def _knots(first: float, last: float) -> DoubleArray:
     return np.linspace(first, last, count)
 
 
+def steps_between(poses: int) -> int:
+    """Into how many steps the way from one pose to the next is cut, so that the table of all stays small."""
+    return max(1, min(_STEPS, _MAX_TABLE // poses))
+
+
 def _blended(poses: DoubleArray) -> FloatArray:
     """(K, 12) matrices with linear steps put in between, so that each point needs to fetch only one of them."""
-    steps = max(1, min(_STEPS, _MAX_TABLE // len(poses)))
+    steps = steps_between(len(poses))
     part = (np.arange(steps) / steps)[:, None]
     between = poses[:-1, None, :] + part * np.diff(poses, axis=0)[:, None, :]
     return np.concatenate([between.reshape(-1, poses.shape[1]), poses[-1:]]).astype(np.float32)
@@ -210,17 +233,26 @@ def _pose(lidar_frame: str, frame: Stamped, tree: TransformTree) -> DoubleArray:
 
 
 def _in_range(sweep: LidarSweep, config: LidarConfig) -> LidarSweep:
-    x, y, z = sweep.points.T
-    squared = x * x + y * y + z * z
-    keep: BoolArray = (squared >= config.min_range_m**2) & (squared <= config.max_range_m**2)
-    if keep.all():
+    given = (sweep.points, config.min_range_m, config.max_range_m)
+    kernels = compiled.kernels("deskew")
+    chosen: Optional[AnyArray] = None if kernels is None else kernels.choose(*given)
+    if chosen is None:
+        chosen = chosen_by_numpy(*given)
+    if len(chosen) == len(sweep):
         return sweep
-    chosen = np.flatnonzero(keep)
     return LidarSweep(
-        points=sweep.points[chosen],
+        # np.take and not an index, which is several times slower for rows.
+        points=np.take(sweep.points, chosen, axis=0),
         stamp_ns=sweep.stamp_ns,
         frame_id=sweep.frame_id,
         time_s=None if sweep.time_s is None else sweep.time_s[chosen],
         ring=None if sweep.ring is None else sweep.ring[chosen],
         intensity=None if sweep.intensity is None else sweep.intensity[chosen],
     )
+
+
+def chosen_by_numpy(points: FloatArray, least_m: float, most_m: float) -> AnyArray:
+    """(M,) int64 positions of the points whose distance lies within limits; compiled kernels are held to it."""
+    x, y, z = points.T
+    squared = x * x + y * y + z * z
+    return np.flatnonzero((squared >= least_m**2) & (squared <= most_m**2))
