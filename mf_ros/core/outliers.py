@@ -8,6 +8,7 @@ from typing import Tuple
 import cv2
 import numpy as np
 
+from mf_ros.core import compiled
 from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 _DEPTH_STEP = 0.08
@@ -49,16 +50,33 @@ def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[i
         (each / side).astype(np.int64) + 1 for each, side in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
     )
     size = tuple(int(each.max()) + 2 for each in where)
-    flat = np.bincount(np.ravel_multi_index(where, size), minlength=math.prod(size))
-    counts: AnyArray = flat.reshape(size).astype(np.float32)
-    # Depth steps are channels here: each is summed over 3x3 cells, and then with the steps before and after it.
-    counts = cv2.boxFilter(counts, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    crowd = counts.sum(axis=2)[where[:2]] - 1
-    place = np.ravel_multi_index(where, size)
-    company = sum(counts.reshape(-1)[place + step] for step in (-1, 0, 1)) - 1
+    kernels = compiled.kernels("culling")
+    crowd, company = (kernels and kernels.neighbours(where, size)) or neighbours_by_numpy(where, size)
     crowded = crowd >= _CROWD
     alone = np.count_nonzero(crowded & (company < _COMPANY))
     if _USUAL_SHARE * count + _USUAL_COUNT <= alone <= _LARGEST_SHARE * count:
         # Where many are wrong, two wrong ones agree by chance; what is right has a good part of the crowd with it.
         lonely = crowded & (company < np.maximum(_COMPANY, _COMPANY_SHARE * crowd))
     return lonely
+
+
+def neighbours_by_numpy(where: Tuple[AnyArray, ...], size: Tuple[int, ...]) -> Tuple[FloatArray, FloatArray]:
+    """How many others lie within a cell of each return, and how many of those within a depth step of it too.
+
+    Compiled kernels are held to it.
+
+    Args:
+        where: (M,) int64 row and column of the cell and depth step of each return, none of them at the border.
+        size: rows and columns of cells, and depth steps.
+
+    Returns:
+        (M,) float32 each.
+    """
+    place = np.ravel_multi_index(where, size)
+    flat = np.bincount(place, minlength=math.prod(size))
+    counts: FloatArray = flat.reshape(size).astype(np.float32)
+    # Depth steps are channels here: each is summed over 3x3 cells, and then with the steps before and after it.
+    counts = np.asarray(cv2.boxFilter(counts, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT), np.float32)
+    crowd = counts.sum(axis=2)[where[:2]] - 1
+    steps = [counts.reshape(-1)[place + step] for step in (-1, 0, 1)]
+    return crowd, steps[0] + steps[1] + steps[2] - 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 import cv2
 import numpy as np
 
+from mf_ros.core import compiled
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.outliers import lonely_returns
 from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray, SparseDepth
@@ -64,7 +65,7 @@ class ProjectedReturns:
         """The same returns with other marks."""
         marked = replace(self, visible=visible, lonely=lonely)
         # Marks move no return, so what was computed of their places is handed on.
-        vars(marked).update(_pixels=self._pixels, far_to_near=self.far_to_near)
+        vars(marked).update({name: vars(self)[name] for name in ("_pixels", "far_to_near") if name in vars(self)})
         return marked
 
     def select(self, keep: AnyArray) -> ProjectedReturns:
@@ -123,16 +124,38 @@ def mark_visible(returns: ProjectedReturns, shape: Tuple[int, int], config: Proj
 def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDepth:
     """Depth image of the visible returns; where several share a pixel the nearest stays (z-buffer)."""
     rows, cols = returns.pixels()
-    keep = returns.drawing_order()
-    depth = _last_written(rows[keep], cols[keep], returns.z[keep], (camera.height, camera.width))
-    lonely = int(np.count_nonzero(returns.lonely))
-    return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - len(keep) - lonely, lonely)
+    depth = _nearest(returns, rows * camera.width + cols, returns.visible, (camera.height, camera.width))
+    visible, lonely = int(np.count_nonzero(returns.visible)), int(np.count_nonzero(returns.lonely))
+    return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - visible - lonely, lonely)
 
 
 def rasterize_nearest(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
     """(H, W) float32 image of the smallest ``z`` per pixel, 0 where there is none."""
-    order = _far_to_near(z)
-    return _last_written(rows[order], cols[order], z[order], shape)
+    flat, used = rows * shape[1] + cols, np.ones(len(z), np.bool_)
+    kernels = compiled.kernels("culling")
+    image: Optional[FloatArray] = None if kernels is None else kernels.nearest(flat, z, used, shape)
+    return nearest_by_numpy(flat, z, used, shape) if image is None else image
+
+
+def _nearest(returns: ProjectedReturns, flat: AnyArray, used: BoolArray, shape: Tuple[int, int]) -> FloatArray:
+    """(H, W) float32 z-buffer of those returns that are used, 0 where there is none; ``flat`` are their pixels."""
+    kernels = compiled.kernels("culling")
+    image: Optional[FloatArray] = None if kernels is None else kernels.nearest(flat, returns.z, used, shape)
+    if image is None:
+        image = nearest_by_numpy(flat, returns.z, used, shape, returns.far_to_near)
+    return image
+
+
+def nearest_by_numpy(
+    flat: AnyArray, z: FloatArray, used: BoolArray, shape: Tuple[int, int], order: Optional[AnyArray] = None
+) -> FloatArray:
+    """The z-buffer of (M,) int64 pixels ``flat``; compiled kernels are held to it. ``order`` is ``_far_to_near(z)``."""
+    order = _far_to_near(z) if order is None else order
+    order = order[used[order]]
+    depth = np.zeros(shape, np.float32)
+    # Of a pixel's values, given far to near, the last stays.
+    depth.reshape(-1)[flat[order]] = z[order]
+    return depth
 
 
 def _far_to_near(z: FloatArray) -> AnyArray:
@@ -144,13 +167,6 @@ def _far_to_near(z: FloatArray) -> AnyArray:
     key.sort()
     order: AnyArray = (key & np.uint64(0xFFFFFFFF)).astype(np.int64)
     return order
-
-
-def _last_written(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
-    """(H, W) float32 image of ``z``, 0 where there is none; of a pixel's values, given far to near, the last stays."""
-    depth = np.zeros(shape, np.float32)
-    depth.reshape(-1)[rows * shape[1] + cols] = z
-    return depth
 
 
 def hidden_returns(returns: ProjectedReturns, shape: Tuple[int, int], margin: float, hiding: BoolArray) -> BoolArray:
@@ -174,14 +190,13 @@ def hidden_returns(returns: ProjectedReturns, shape: Tuple[int, int], margin: fl
     grid = ((shape[0] - 1) // step + 1, (shape[1] - 1) // step + 1)
     rows, cols = returns.pixels()
     flat = (rows // step) * grid[1] + cols // step
-    z, order = returns.z, returns.far_to_near
-    order = order[hiding[order]]
-    inverse = np.zeros(grid, np.float32)
-    inverse.reshape(-1)[flat[order]] = 1.0 / z[order]
-    height, width = closing_window(inverse > 0)
+    nearest = _nearest(returns, flat, hiding, grid)
+    occupied = nearest > 0
+    inverse = np.float32(1) / np.where(occupied, nearest, np.float32(np.inf))
+    height, width = closing_window(occupied)
     kernel = np.ones((height, width), np.uint8)
     closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    hidden: BoolArray = z * closed.reshape(-1)[flat] > 1.0 + margin
+    hidden: BoolArray = returns.z * closed.reshape(-1)[flat] > 1.0 + margin
     return hidden
 
 

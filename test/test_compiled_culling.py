@@ -1,0 +1,91 @@
+"""The compiled z-buffer and counting of neighbours against NumPy's: the same returns are hidden and lonely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mf_ros.core import compiled
+from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.outliers import neighbours_by_numpy
+from mf_ros.core.projection import ProjectedReturns, mark_visible, nearest_by_numpy, rasterize_nearest
+
+pytest.importorskip("numba")
+from mf_ros.core import kernels_culling
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 300),
+    rows=st.integers(1, 20),
+    cols=st.integers(1, 20),
+    ties=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_the_nearest_of_each_pixel_is_the_same(count: int, rows: int, cols: int, ties: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z = rng.choice(np.array([1e-40, 0.3, 5, 5.0000005, 1e38, np.inf, np.nan]), count) if ties else rng.random(count)
+    given = (rng.integers(0, rows * cols, count), z.astype(np.float32), rng.random(count) < 0.7)
+    np.testing.assert_array_equal(kernels_culling.nearest(*given, (rows, cols)), nearest_by_numpy(*given, (rows, cols)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(0, 400),
+    size=st.tuples(st.integers(3, 12), st.integers(3, 12), st.integers(3, 30)),
+    seed=st.integers(0, 999),
+)
+def test_neighbours_are_the_same_and_counts_start_from_nothing(
+    count: int, size: tuple[int, int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    where = tuple(rng.integers(1, each - 1, count) for each in size)
+    for _ in range(2):
+        counted = kernels_culling.neighbours(where, size)
+        assert counted is not None
+        for ours, theirs in zip(counted, neighbours_by_numpy(where, size), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == np.float32
+
+
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_a_pixel_outside_the_image_is_an_error_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, with_kernels: bool
+) -> None:
+    if not with_kernels:
+        monkeypatch.setitem(compiled._loaded, "culling", None)
+    with pytest.raises(IndexError):
+        rasterize_nearest(np.array([7]), np.array([2]), np.ones(1, np.float32), (4, 5))
+
+
+def test_what_no_kernel_reads_is_left_to_numpy() -> None:
+    pixels, z, used = np.arange(4), np.ones(4, np.float32), np.ones(4, np.bool_)
+    assert kernels_culling.nearest(pixels, z.astype(np.float64), used, (2, 2)) is None
+    assert kernels_culling.nearest(pixels.astype(np.int32), z, used, (2, 2)) is None
+    assert kernels_culling.nearest(pixels[::2], z, used, (2, 2)) is None
+    assert kernels_culling.nearest(pixels - 1, z, used, (2, 2)) is None
+    border = tuple(np.zeros(5, np.int64) for _ in range(3))
+    assert kernels_culling.neighbours(border, (3, 3, 3)) is None
+
+
+def rainy_street(count: int = 6000) -> ProjectedReturns:
+    """Scan lines over ground and two walls, the nearer of which hides returns, and drops of rain in front."""
+    rng = np.random.default_rng(5)
+    u, line = rng.random(count) * 399, rng.integers(0, 40, count)
+    v = 60 + line * 2.9
+    z = np.where((u > 150) & (u < 220) & (rng.random(count) < 0.7), 6.0, 1.6 * 300 / np.maximum(v - 50, 4))
+    z = np.where(rng.random(count) < 0.1, rng.uniform(1, 5, count), z + rng.normal(0, 0.02, count))
+    return ProjectedReturns.unmarked(np.stack([u, v], axis=1).astype(np.float32), z.astype(np.float32))
+
+
+def test_the_same_returns_are_hidden_and_lonely_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled.kernels("culling") is not None
+    ours = mark_visible(rainy_street(), (180, 400), ProjectionConfig())
+    monkeypatch.setitem(compiled._loaded, "culling", None)
+    theirs = mark_visible(rainy_street(), (180, 400), ProjectionConfig())
+    assert theirs.lonely.sum() > 100 and (~theirs.visible & ~theirs.lonely).sum() > 20
+    np.testing.assert_array_equal(ours.lonely, theirs.lonely)
+    np.testing.assert_array_equal(ours.visible, theirs.visible)
+    np.testing.assert_array_equal(ours.drawing_order(), theirs.drawing_order())
