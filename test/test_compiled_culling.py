@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mf_ros.core import compiled
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.outliers import neighbours_by_numpy
-from mf_ros.core.projection import ProjectedReturns, mark_visible, nearest_by_numpy, rasterize_nearest
+from mf_ros.core.projection import ProjectedReturns, mark_visible, nearest_by_numpy, rasterize_nearest, runs_by_numpy
 
 pytest.importorskip("numba")
 from mf_ros.core import kernels_culling
@@ -48,6 +48,20 @@ def test_neighbours_are_the_same_and_counts_start_from_nothing(
         for ours, theirs in zip(counted, neighbours_by_numpy(where, size), strict=True):
             np.testing.assert_array_equal(ours, theirs)
             assert ours.dtype == np.float32
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_runs_of_occupied_cells_are_the_same(shape: tuple[int, int], share: float, seed: int) -> None:
+    occupied = (np.random.default_rng(seed).random(shape) < share).astype(np.uint8)
+    (starts, spans), (wanted_starts, wanted_spans) = kernels_culling.runs(occupied), runs_by_numpy(occupied)
+    np.testing.assert_array_equal(starts, wanted_starts)
+    some = occupied.any(axis=0)
+    np.testing.assert_array_equal(spans[some], wanted_spans[some])
 
 
 @pytest.mark.parametrize("with_kernels", [True, False])

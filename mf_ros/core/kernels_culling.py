@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Any, Optional, Tuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from mf_ros.core import outliers, projection
 from mf_ros.core.compiled import jit, plain
-from mf_ros.core.types import AnyArray, BoolArray, FloatArray
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 
 _INDEX, _BITS = 'Array(int64, 1, "C", True)', 'Array(uint32, 1, "C", True)'
 _NEXT = np.uint32(1)
@@ -29,32 +28,54 @@ def _nearest(flat: Any, z: Any, used: Any, image: Any) -> bool:
     return True
 
 
-@jit(f"boolean({_INDEX}, int64, int64, int32[::1], int32[::1], float32[::1], float32[::1])")
-def _count(place: Any, steps: Any, row: Any, counts: Any, totals: Any, crowd: Any, company: Any) -> bool:
-    """Count what lies around each place; False where a neighbour lies outside. All counts are zero before and after.
-
-    ``steps`` is how many depth steps a cell has, ``row`` how many cells a row has.
-    """
-    for i in range(len(place)):
-        reach = (row + 1) * steps + 1
-        if place[i] < reach or place[i] >= len(totals) * steps - reach:
+@jit(f"boolean({_INDEX}, {_INDEX}, {_INDEX}, int64, int64, int64, int32[::1], int32[::1], float32[::1], float32[::1])")
+def _count(
+    rows: Any,
+    cols: Any,
+    steps: Any,
+    height: Any,
+    width: Any,
+    depth: Any,
+    counts: Any,
+    totals: Any,
+    crowd: Any,
+    company: Any,
+) -> bool:
+    """Count what lies around each place; False where one lies at the border. All counts are zero before and after."""
+    for i in range(len(rows)):
+        if not (0 < rows[i] < height - 1 and 0 < cols[i] < width - 1 and 0 < steps[i] < depth - 1):
             return False
-    for i in range(len(place)):
-        counts[place[i]] += np.int32(1)
-        totals[place[i] // steps] += np.int32(1)
-    for i in range(len(place)):
-        cell = place[i] // steps
+    for i in range(len(rows)):
+        cell = rows[i] * width + cols[i]
+        counts[cell * depth + steps[i]] += np.int32(1)
+        totals[cell] += np.int32(1)
+    for i in range(len(rows)):
         near, all_depths = np.int32(-1), np.int32(-1)
         for above in range(-1, 2):
             for beside in range(-1, 2):
-                all_depths += totals[cell + above * row + beside]
-                there = place[i] + (above * row + beside) * steps
+                cell = (rows[i] + above) * width + cols[i] + beside
+                all_depths += totals[cell]
+                there = cell * depth + steps[i]
                 near += counts[there - 1] + counts[there] + counts[there + 1]
         crowd[i], company[i] = np.float32(all_depths), np.float32(near)
-    for i in range(len(place)):
-        counts[place[i]] = np.int32(0)
-        totals[place[i] // steps] = np.int32(0)
+    for i in range(len(rows)):
+        cell = rows[i] * width + cols[i]
+        counts[cell * depth + steps[i]] = np.int32(0)
+        totals[cell] = np.int32(0)
     return True
+
+
+@jit('void(Array(uint8, 2, "C", True), int64[::1], int64[::1], int64[::1])')
+def _runs(occupied: Any, starts: Any, first: Any, last: Any) -> None:
+    """Of each column how often empty cells turn into occupied ones, and where the first and last of these lie."""
+    height, width = occupied.shape
+    for j in range(width):
+        starts[j], first[j], last[j] = 0, height, -1
+    for i in range(height):
+        for j in range(width):
+            if occupied[i, j] > 0:
+                starts[j] += 1 if i > 0 and occupied[i - 1, j] == 0 else 0
+                first[j], last[j] = min(first[j], i), i
 
 
 class _Kept(threading.local):
@@ -87,17 +108,27 @@ def nearest(flat: AnyArray, z: FloatArray, used: BoolArray, shape: Tuple[int, in
 
 def neighbours(where: Tuple[AnyArray, ...], size: Tuple[int, ...]) -> Optional[Tuple[FloatArray, FloatArray]]:
     """``outliers.neighbours_by_numpy``; None where that has to do the work: a place at the border."""
-    place = np.ravel_multi_index(where, size)
-    cells = math.prod(size[:2])
-    if len(_kept.counts) < cells * size[2]:
-        _kept.counts = np.zeros(cells * size[2], np.int32)
+    (rows, cols, steps), (height, width, depth) = where, size
+    cells = height * width
+    if len(_kept.counts) < cells * depth:
+        _kept.counts = np.zeros(cells * depth, np.int32)
     if len(_kept.totals) < cells:
         _kept.totals = np.zeros(cells, np.int32)
-    crowd, company = (np.empty(len(place), np.float32) for _ in range(2))
-    counted = place.dtype == np.int64 and _count(
-        place, size[2], size[1], _kept.counts, _kept.totals[:cells], crowd, company
-    )
+    crowd, company = (np.empty(len(rows), np.float32) for _ in range(2))
+    buffers = (_kept.counts, _kept.totals, crowd, company)
+    counted = all(plain(each, np.int64) for each in where) and _count(rows, cols, steps, height, width, depth, *buffers)
     return (crowd, company) if counted else None
+
+
+def runs(occupied: ByteArray) -> Tuple[AnyArray, AnyArray]:
+    """``projection.runs_by_numpy``.
+
+    Args:
+        occupied: (H, W) uint8, C-contiguous.
+    """
+    starts, first, last = (np.empty(occupied.shape[1], np.int64) for _ in range(3))
+    _runs(occupied, starts, first, last)
+    return starts, last + 1 - first
 
 
 def check() -> None:

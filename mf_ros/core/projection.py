@@ -12,7 +12,7 @@ import numpy as np
 from mf_ros.core import compiled
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.outliers import lonely_returns
-from mf_ros.core.types import AnyArray, BoolArray, CameraPoints, FloatArray, SparseDepth
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, CameraPoints, FloatArray, SparseDepth
 
 if TYPE_CHECKING:
     from mf_ros.core.camera import CameraModel
@@ -206,11 +206,26 @@ def closing_window(occupied: BoolArray) -> Tuple[int, int]:
     The vertical gap is measured on the image itself, because it follows from the sensor, the lens and the
     subsampling alike: the typical number of empty cells between two occupied ones in a column.
     """
-    thick = cv2.dilate(occupied.astype(np.uint8), np.ones((1, 9), np.uint8))
-    starts = np.count_nonzero((thick[1:] > 0) & (thick[:-1] == 0), axis=0)
-    covered = thick.shape[0] - thick[::-1].argmax(axis=0) - thick.argmax(axis=0)
+    thick = np.asarray(cv2.dilate(occupied.astype(np.uint8), np.ones((1, 9), np.uint8)), np.uint8)
+    kernels = compiled.kernels("culling")
+    starts, covered = runs_by_numpy(thick) if kernels is None else kernels.runs(thick)
     busy = starts >= 2
     gap = float(np.median(covered[busy] / starts[busy])) if busy.any() else 3.0
     height = 2 * int(np.clip(round(gap), 1, 40)) + 1
     width = 2 * int(np.clip(round(0.8 * gap), 2, 8)) + 1
     return height, width
+
+
+def runs_by_numpy(occupied: ByteArray) -> Tuple[AnyArray, AnyArray]:
+    """Of each column how often empty cells turn into occupied ones, and how many cells these span.
+
+    Compiled kernels are held to it where there are occupied cells.
+
+    Args:
+        occupied: (H, W) uint8, 1 where it is.
+
+    Returns:
+        (W,) int64 each.
+    """
+    starts = np.count_nonzero((occupied[1:] > 0) & (occupied[:-1] == 0), axis=0)
+    return starts, occupied.shape[0] - occupied[::-1].argmax(axis=0) - occupied.argmax(axis=0)
