@@ -16,6 +16,8 @@ from mf_ros.cli.doctor import render
 from mf_ros.cli.environment import Facts, probe_compiled
 from mf_ros.core import compiled
 from mf_ros.core.completion import RowPattern, complete_inverse_depth
+from mf_ros.core.config import EngineConfig
+from mf_ros.engine import make_engine
 
 SPARSE = np.zeros((8, 9), np.float32)
 SPARSE[3, 4], SPARSE[6, 1] = 4.0, 5.0
@@ -89,6 +91,11 @@ def test_kernels_that_compute_something_else_are_not_used(
     monkeypatch.setattr(kernels_completion, "complete", lambda *given: complete(*given) * np.float32(1.001))
     assert compiled.kernels("completion") is None
     assert "do not compute what NumPy computes" in caplog.text
+
+
+def test_making_an_engine_loads_all_kernels_so_that_no_frame_waits_for_them() -> None:
+    make_engine(EngineConfig(name="classical"))
+    assert set(compiled._loaded) == set(compiled.NAMES)
 
 
 def test_doctor_says_in_one_line_whether_kernels_are_in_use() -> None:

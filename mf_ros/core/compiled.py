@@ -66,29 +66,36 @@ def state() -> str:
     return f"not in use for: {', '.join(missing)}" if missing else "in use"
 
 
-def jit(signature: str, inner: bool = False) -> Callable[[_Function], _Function]:
-    """Compile a function for one signature, at once; numba's decorator with the settings that all kernels share.
+def jit(signature: str) -> Callable[[_Function], _Function]:
+    """Compile a function for one signature as soon as it is defined, or load what an earlier process compiled.
 
     Arithmetic keeps its order and rounding (no fast math), so that results equal NumPy's.
 
     Args:
         signature: types of result and arguments as numba writes them.
-        inner: True for functions that only other kernels call.
     """
-    import numba  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-    njit: Any = numba.njit
-    settings = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
 
     def compiled(function: _Function) -> _Function:
         try:
-            kernel: _Function = njit(signature, cache=True, **settings)(function)
+            return _jit(function, signature, cache=True)
         except (RuntimeError, OSError):
             # No folder can be written to, neither beside this file nor the user's: compiled in every process.
-            kernel = njit(signature, **settings)(function)
-        return kernel
+            return _jit(function, signature)
 
     return compiled
+
+
+def inner(function: _Function) -> _Function:
+    """Compile a function as a part of the kernels that call it, for the types that they pass."""
+    return _jit(function, no_cpython_wrapper=True)
+
+
+def _jit(function: _Function, *signature: str, **settings: bool) -> _Function:
+    import numba  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    njit: Any = numba.njit
+    kernel: _Function = njit(*signature, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **settings)(function)
+    return kernel
 
 
 def plain(array: AnyArray, dtype: DTypeLike) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from mf_ros.core import cloud
-from mf_ros.core.compiled import jit, plain
+from mf_ros.core.compiled import inner, jit, plain
 from mf_ros.core.config import CloudConfig
 from mf_ros.core.types import AnyArray, ByteArray, FloatArray
 
@@ -16,19 +16,12 @@ _0, _INF, _NAN = np.float32(0), np.float32(np.inf), np.float32(np.nan)
 _SMALLEST = np.float32(cloud._SMALLEST)
 
 # Arrays that are only read may be read-only, which numba's short notation has no word for.
-_READ = {
-    name: f'Array({kind}, {axes}, "C", True)'
-    for name, kind, axes in (
-        ("row", "float32", 1),
-        ("plane", "float32", 2),
-        ("planes", "float32", 3),
-        ("pixels", "uint8", 1),
-        ("image", "uint8", 2),
-    )
-}
+_PLANE, _PLANES, _IMAGE = (
+    f'Array({kind}, {axes}, "C", True)' for kind, axes in (("float32", 2), ("float32", 3), ("uint8", 2))
+)
 
 
-@jit("void({row}, {row}, {row}, float32[::1], float32[::1])".format(**_READ), inner=True)
+@inner
 def _extremes(above: Any, here: Any, below: Any, farthest: Any, nearest: Any) -> None:
     """The largest and smallest known depth of each column of three rows."""
     for j in range(len(here)):
@@ -43,11 +36,7 @@ def _extremes(above: Any, here: Any, below: Any, farthest: Any, nearest: Any) ->
         nearest[j + 1] = near_c if near_c < near else near
 
 
-@jit(
-    "void({row}, {row}, float32[::1], float32[::1], float32[::1], boolean, boolean, float32, float32, float32, "
-    "float32, float32)".format(**_READ),
-    inner=True,
-)
+@inner
 def _filtered(
     depth: Any,
     confidence: Any,
@@ -77,14 +66,14 @@ def _filtered(
             kept[j] = _NAN if (far > kept[j] * farther) | (near < kept[j] * nearer) else kept[j]
 
 
-@jit("void({pixels}, uint32[::1])".format(**_READ), inner=True)
+@inner
 def _colours(image: Any, bits: Any) -> None:
     for j in range(len(bits)):
         red, green, blue = np.uint32(image[3 * j]), np.uint32(image[3 * j + 1]), np.uint32(image[3 * j + 2])
         bits[j] = (red << np.uint32(16)) | (green << np.uint32(8)) | blue
 
 
-@jit("void({row}, {row}, {row}, float32[::1], float32[::1], float32[::1])".format(**_READ), inner=True)
+@inner
 def _points(x: Any, y: Any, z: Any, kept: Any, colour: Any, out: Any) -> None:
     for j in range(len(kept)):
         out[4 * j] = x[j] * kept[j]
@@ -94,8 +83,8 @@ def _points(x: Any, y: Any, z: Any, kept: Any, colour: Any, out: Any) -> None:
 
 
 @jit(
-    "void({plane}, {image}, {planes}, {plane}, float32[:,::1], float32[:,::1], uint32[::1], float32[::1], boolean, "
-    "boolean, float32, float32, float32, float32, float32)".format(**_READ)
+    f"void({_PLANE}, {_IMAGE}, {_PLANES}, {_PLANE}, float32[:,::1], float32[:,::1], uint32[::1], float32[::1], "
+    "boolean, boolean, float32, float32, float32, float32, float32)"
 )
 def _pack(
     depth: Any,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mf_ros.core import completion
-from mf_ros.core.compiled import jit
+from mf_ros.core.compiled import inner, jit
 
 # Planes of a level's cells: sums and the two bounds. The finest level has the first four only, the others are zero.
 _ONE, _R, LEAST, MOST, _X, _XX, _RX, _Y, _YY, _XY, _RY = range(11)
@@ -55,7 +55,7 @@ def fill(sparse: Any, cells: Any) -> None:
             cells[i + 1, MOST, j + 1] = -inverse if present else NOTHING
 
 
-@jit("void(float32[:,::1], float32[:,::1], float32[::1], float32)", inner=True)
+@inner
 def _join_rows(first: Any, second: Any, joined: Any, half: Any) -> None:
     """Sums of pairs of cells about the pairs' centres, for two rows one above the other; ``half`` of a cell, pixels."""
     width, square = first.shape[1], half * half
@@ -88,7 +88,7 @@ def _join_rows(first: Any, second: Any, joined: Any, half: Any) -> None:
         joined[_RY * _S + j] = first[_RY, j] + second[_RY, j] + joined[_RY * _S + j]
 
 
-@jit("void(float32[::1], float32[:,::1], float32)", inner=True)
+@inner
 def _join_cols(row: Any, joined: Any, half: Any) -> None:
     """The same for pairs of neighbours in a row."""
     width, square = joined.shape[1] - 2, half * half
@@ -136,7 +136,7 @@ def halve(cells: Any, coarse: Any, row: Any, rows: Any, cols: Any, half_y: Any, 
                     coarse[i + 1, p, j] = row[p * _S + j]
 
 
-@jit("void(float32[:,::1], float32[::1], float32)", inner=True)
+@inner
 def _window(row: Any, windowed: Any, stride: Any) -> None:
     """Weighted sums of each cell of a row and its two neighbours in it, about the cell's centre."""
     width, reach, square = row.shape[1] - 2, _SIDE * stride, stride * stride
@@ -165,10 +165,7 @@ def _window(row: Any, windowed: Any, stride: Any) -> None:
             windowed[p * _S + j] = (row[p, j] + row[p, j + 2]) * _SIDE + row[p, j + 1] * _CENTRE
 
 
-@jit(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], int64, float32, float32, float32)",
-    inner=True,
-)
+@inner
 def _solve(
     above: Any, here: Any, below: Any, prior: Any, solved: Any, width: Any, stride: Any, ridge_y: Any, ridge_x: Any
 ) -> None:
@@ -208,10 +205,7 @@ def _solve(
         solved[SLOPE_Y * _S + j] = slope_y + step_y
 
 
-@jit(
-    "void(float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[::1], float32[::1], float32[:,::1])",
-    inner=True,
-)
+@inner
 def _bound(above: Any, here: Any, below: Any, prior: Any, solved: Any, row: Any, plane: Any) -> None:
     """A row's bounds, of the 3x3 cells or where those are empty of the coarser level, and its values held to them."""
     width = plane.shape[1] - 2
@@ -254,7 +248,7 @@ def spread_cols(coarse: Any, fine: Any, stride: Any) -> None:
                 child[p, 2 * j + 1] = own + parent[p, j + 2] * _QUARTER
 
 
-@jit("void(float32[:,::1], float32[:,::1], float32[::1], int64, float32, float32)", inner=True)
+@inner
 def _spread_rows(parent: Any, other: Any, child: Any, width: Any, own: Any, far: Any) -> None:
     """The same from one row of parents and the next; ``own`` and ``far`` are the child's pixels from them."""
     for j in range(width):
@@ -314,7 +308,7 @@ def held(plane: Any, least: Any, most: Any, value: Any) -> None:
             value[i, j] = most if most < inverse else inverse
 
 
-@jit("void(float32[::1], float32[::1], float32[::1], float32[::1], int64, float32)", inner=True)
+@inner
 def _snap_row(above: Any, row: Any, below: Any, snapped: Any, reach: Any, tolerance: Any) -> None:
     for j in range(len(snapped)):
         value = row[j + reach]
