@@ -68,8 +68,7 @@ def test_runs_of_occupied_cells_are_the_same(shape: tuple[int, int], share: floa
 def test_a_pixel_outside_the_image_is_an_error_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, with_kernels: bool
 ) -> None:
-    if not with_kernels:
-        monkeypatch.setitem(compiled._loaded, "culling", None)
+    monkeypatch.setitem(compiled._loaded, "culling", kernels_culling if with_kernels else None)
     with pytest.raises(IndexError):
         rasterize_nearest(np.array([7]), np.array([2]), np.ones(1, np.float32), (4, 5))
 
@@ -95,7 +94,7 @@ def rainy_street(count: int = 6000) -> ProjectedReturns:
 
 
 def test_the_same_returns_are_hidden_and_lonely_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compiled.kernels("culling") is not None
+    monkeypatch.setitem(compiled._loaded, "culling", kernels_culling)
     ours = mark_visible(rainy_street(), (180, 400), ProjectionConfig())
     monkeypatch.setitem(compiled._loaded, "culling", None)
     theirs = mark_visible(rainy_street(), (180, 400), ProjectionConfig())
