@@ -73,6 +73,7 @@ setup(
         "fleet": FLEET,
         "ray": [*FLEET, "ray>=2.9"],
         "lora": ["peft>=0.11"],
+        "speed": ["numba>=0.60"],
         "monocular": MONOCULAR,
         "diffusion": DIFFUSION,
         "flux": DIFFUSION,

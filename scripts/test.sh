@@ -20,7 +20,7 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
         echo "torch is left out: pip finds no torch $torch_version+cpu for $("$python" --version); tests that need it are skipped"
     fi
 fi
-extras=offline,remote,fleet,dev
+extras=offline,remote,fleet,speed,dev
 if "$python" -c 'import torch' 2>/dev/null; then
     extras+=,train,ray,lora,flux
 fi
