@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
 import onnx
 import onnxruntime
-import pytest
 import torch
 from model_folders import copied_model, frame, tiny_model
 

@@ -8,9 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
 import onnx
 import onnxruntime
-import pytest
 from model_folders import copied_model, tiny_model
 
 from mf_ros.core.config import EngineConfig
