@@ -34,6 +34,8 @@ from mf_ros.errors import MissingDependencyError
 from mf_ros.evaluation.compare import Scorer
 from mf_ros.evaluation.protocol import robot_cases
 
+SHIPPED_STEPS = json.loads((SHIPPED / "nano" / "config.json").read_text(encoding="utf-8"))["training"]["steps"]
+
 
 class Scaled:
     """An engine that answers the median of its returns times a factor; 1 m without any."""
@@ -158,7 +160,7 @@ def test_numbers_intervals_and_files_of_a_comparison(
     assert deployed["methods"]["base"]["mae_5_10"]["low"] is None
     assert deployed["methods"]["base"]["mae_40_80"]["value"] is None
     assert document["dataset"]["fingerprint"] == Dataset(walls).fingerprint
-    assert document["tuned"]["sha256"] != document["base"]["sha256"] and document["base"]["step"] == 3500
+    assert document["tuned"]["sha256"] != document["base"]["sha256"] and document["base"]["step"] == SHIPPED_STEPS
     assert (out / "report.html").is_file()
 
 
@@ -171,7 +173,7 @@ def test_a_comparison_gives_the_same_numbers_every_time(run: Run, networks: Any,
 def test_tables_are_printed_for_people(run: Run, networks: Any, tuned: Path, walls: Path) -> None:
     networks(1.1, 1.2)
     text = compared(run, tuned, walls).out
-    assert "tuned mf-mine (mine, step 3500) against base mf-nano (nano, step 3500)" in text
+    assert f"tuned mf-mine (mine, step {SHIPPED_STEPS}) against base mf-nano (nano, step {SHIPPED_STEPS})" in text
     assert "on fleet, split test: 6 frames of 6 recordings" in text
     assert "tuned - base      MAE -50.0% (-50.0% to -50.0%)" in text
     assert "  ok   The MAE on held-out returns falls by 50.0%" in text
