@@ -8,7 +8,7 @@ from typing import Tuple
 import cv2
 import numpy as np
 
-from mf_ros.core.types import ByteArray, FloatArray
+from mf_ros.core.types import AnyArray, ByteArray, FloatArray
 
 
 def grid_step(shape: Tuple[int, ...], pixels: int) -> int:
@@ -19,6 +19,15 @@ def grid_step(shape: Tuple[int, ...], pixels: int) -> int:
 def grid_shape(shape: Tuple[int, ...], step: int) -> Tuple[int, int]:
     """Height and width of the grid of an image; the last cells may reach beyond it."""
     return -(-shape[0] // step), -(-shape[1] // step)
+
+
+def cells_of(pixel: AnyArray, shape: Tuple[int, ...], step: int) -> AnyArray:
+    """(M,) int64 index in the flattened grid of the cells in which pixels, indices in the flattened image, lie."""
+    if step == 1:
+        return pixel
+    rows, cols = np.divmod(pixel, shape[1])
+    cells: AnyArray = (rows // step) * grid_shape(shape, step)[1] + cols // step
+    return cells
 
 
 def nearest_of_blocks(depth: FloatArray, step: int) -> FloatArray:

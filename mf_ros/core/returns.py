@@ -8,7 +8,7 @@ from typing import Tuple, Union
 import cv2
 import numpy as np
 
-from mf_ros.core.grid import enlarged, grid_shape
+from mf_ros.core.grid import cells_of, enlarged, grid_shape
 from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
 LOG_LIMIT = 5.0
@@ -67,11 +67,7 @@ class Returns:
 
     def cells(self) -> AnyArray:
         """(M,) int64 index of each one's cell in the flattened grid."""
-        if self.step == 1:
-            return self.pixel
-        rows, cols = np.divmod(self.pixel, self.shape[1])
-        cells: AnyArray = (rows // self.step) * self.grid[1] + cols // self.step
-        return cells
+        return cells_of(self.pixel, self.shape, self.step)
 
     def sampled(self, values: FloatArray) -> FloatArray:
         """(M,) values (h, w) of the grid, interpolated to the returns."""
@@ -110,8 +106,8 @@ def drawn_to_returns(
     there = returns.sampled(log_ratio)
     allowed = _allowed(there, returns.sampled(log_scale) if isinstance(log_scale, np.ndarray) else log_scale, scale)
     difference = returns.log_ratio - there
-    # Tukey's biweight: an implausible return counts nothing, and none jumps between all and nothing.
-    weight = np.square(np.maximum(1.0 - np.square(difference / allowed), 0.0))
+    # An implausible return counts nothing, and none jumps between all and nothing.
+    weight = biweight(difference / allowed)
     cells, count = returns.cells(), log_ratio.size
     sums = [np.bincount(cells, each, count).reshape(log_ratio.shape) for each in (weight * difference, weight)]
     spacing = returns.spacing / returns.step
@@ -136,6 +132,12 @@ def _noise(log_ratio: FloatArray, scale: float) -> FloatArray:
         np.clip(-log_ratio, -LOG_LIMIT, LOG_LIMIT)
     )
     return noise
+
+
+def biweight(ratio: FloatArray) -> FloatArray:
+    """Tukey's biweight: 1 at 0, and 0 from 1 on."""
+    weight: FloatArray = np.square(np.maximum(np.float32(1) - np.square(ratio), np.float32(0)))
+    return weight
 
 
 def spread(channels: FloatArray, sigma: float) -> FloatArray:

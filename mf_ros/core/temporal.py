@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.conditioning import Conditioning
-from mf_ros.core.grid import grid_shape, grid_step, mean_of_blocks
+from mf_ros.core.conditioning import Conditioning, present_pixels
+from mf_ros.core.grid import cells_of, grid_shape, grid_step, mean_of_blocks
 from mf_ros.core.projection import closing_window
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, DoubleArray, FloatArray, SparseDepth
 
@@ -101,8 +101,7 @@ class PresentView:
         """The view of an image (H, W, 3) uint8 RGB with its sparse depth (H, W), metres, 0 = no return."""
         shape = (sparse.shape[0], sparse.shape[1])
         step = grid_step(shape, CELLS)
-        pixel = np.flatnonzero(sparse > 0)
-        pixel = pixel[np.isfinite(np.take(sparse, pixel))]
+        pixel = present_pixels(sparse)
         inverse = np.reciprocal(np.take(sparse, pixel))
         cells = cells_of(pixel, shape, step)
         far_to_near = np.argsort(inverse, kind="stable")
@@ -264,13 +263,6 @@ def remembered(survivors: Survivors, view: PresentView, sparse: FloatArray, came
     kept = np.sort(newest[newest >= 0])
     kept = kept[np.isfinite(every.points[kept, 0])]
     return every.select(kept[:MOST_CARRIED])
-
-
-def cells_of(pixel: AnyArray, shape: Tuple[int, int], step: int) -> AnyArray:
-    """(M,) int64 index of the cells of a grid in which pixels of an image of ``shape`` lie."""
-    rows, cols = np.divmod(pixel, shape[1])
-    cells: AnyArray = (rows // step) * grid_shape(shape, step)[1] + cols // step
-    return cells
 
 
 def _index(keep: AnyArray) -> AnyArray:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from mf_ros.core.camera import CameraModel
-from mf_ros.core.grid import enlarged
-from mf_ros.core.temporal import PresentView, cells_of
+from mf_ros.core.grid import cells_of, enlarged
+from mf_ros.core.returns import biweight
+from mf_ros.core.temporal import PresentView
 from mf_ros.core.types import AnyArray, DepthEstimate, DoubleArray, FloatArray
 
 _CELLS = 120_000
@@ -92,7 +93,7 @@ def smoothed(
     change = _sampled(view.shade, past.step // view.step) - shade_before
     change -= np.median(change[known])
     difference[~known] = 0
-    trust = _biweight(difference / allowed) * _biweight(change * np.float32(1 / _SHADE_MARGIN)) * known
+    trust = biweight(difference / allowed) * biweight(change * np.float32(1 / _SHADE_MARGIN)) * known
     trust *= _confirmed(log_depth, difference, cells_of(view.pixel, view.shape, past.step), np.take(sparse, view.pixel))
     if trust.sum() < _LEAST_AGREEMENT * np.count_nonzero(known):
         return estimate
@@ -155,9 +156,3 @@ def _log(depth: FloatArray) -> FloatArray:
         usable = (depth > 0) & (depth < np.inf)
     log_depth: FloatArray = np.log(np.where(usable, depth, np.float32(np.nan)))
     return log_depth
-
-
-def _biweight(ratio: FloatArray) -> FloatArray:
-    """Tukey's biweight: 1 at 0, and 0 from 1 on."""
-    weight: FloatArray = np.square(np.maximum(np.float32(1) - np.square(ratio), np.float32(0)))
-    return weight
