@@ -6,13 +6,14 @@ it appears under its name; a graph that computes something else than torch never
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Collection, Dict, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -217,10 +218,7 @@ def export_network(
         raise ModelError(f"There is no export to opset {opset}: choose {' or '.join(map(str, OPSETS))}.")
     out = out.resolve()
     check_replaceable(out)
-    part = out.parent / f".{out.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(out) as part:
         round_to_half(network)
         save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, part / WEIGHTS)
         kept = dict(training or {})
@@ -247,12 +245,22 @@ def export_network(
         figures = write_variants(network, part, variants)
         (part / CONFIG).write_text(json.dumps({**description, "graphs": figures}, indent=2) + "\n", encoding="utf-8")
         (part / CARD).write_text(with_figures(card, figures), encoding="utf-8")
+    return Exported(out, parameters, difference, {path.name: path.stat().st_size for path in sorted(out.iterdir())})
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``out`` once all is written; nothing of it stays otherwise."""
+    part = out.parent / f".{out.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Exported(out, parameters, difference, {path.name: path.stat().st_size for path in sorted(out.iterdir())})
 
 
 def check_replaceable(out: Path) -> None:

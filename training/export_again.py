@@ -13,7 +13,7 @@ from mf_ros.engine.onnx_backend import OnnxBackend
 from mf_ros.engine.selftest import self_test
 from mf_ros.engine.torch_backend import TorchBackend, load_network
 from mf_ros.errors import require_package
-from mf_training.export import Exported, check_replaceable, compare
+from mf_training.export import Exported, check_replaceable, compare, whole_folder
 from mf_training.graph import OLDEST_OPSET, write_graph
 from mf_training.variants import with_figures, write_variants
 
@@ -35,10 +35,7 @@ def export_again(source: Path, out: Path, *, opset: int = OLDEST_OPSET, variants
     check_replaceable(out)
     bundle = load_bundle(str(source))
     network = load_network(bundle).eval()
-    part = out.parent / f".{out.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(out) as part:
         for name in (CONFIG, WEIGHTS, REFERENCE):
             shutil.copyfile(bundle.file(name), part / name)
         write_graph(network, part / GRAPH, opset, fused=opset == OLDEST_OPSET)
@@ -53,10 +50,5 @@ def export_again(source: Path, out: Path, *, opset: int = OLDEST_OPSET, variants
         if card.is_file():
             text = with_figures(card.read_text(encoding="utf-8"), figures)
             (part / CARD).write_text(text, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     parameters = sum(each.numel() for each in network.parameters())
     return Exported(out, parameters, difference, {path.name: path.stat().st_size for path in sorted(out.iterdir())})

@@ -31,7 +31,7 @@ from mf_ros.model.flux2.vae import DECODER, ENCODER, WHOLE, stored_part
 from mf_training.card import origin_of, training_lines
 from mf_training.checkpoints import ADAPTER, Checkpoint, CheckpointError, Weights
 from mf_training.config import TrainConfig
-from mf_training.export import LICENCE, Exported, training_of
+from mf_training.export import LICENCE, Exported, training_of, whole_folder
 from mf_training.flux.weights import PREFIX, flux_weights, parts_folder
 from mf_training.lora import LoraConfig, base_weights
 from mf_training.recipe import without_kind
@@ -71,10 +71,7 @@ def export_flux(checkpoint: Checkpoint, out: Path, *, base: str = "", licence: s
     tensors = merged_tensors(checkpoint, sizes, config.lora, base)
     out = out.resolve()
     _check_replaceable(out)
-    part = out.parent / f".{out.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(out) as part:
         _write_weights(tensors, part)
         for file in _PARTS:
             _write_codec(parts, file, part)
@@ -89,11 +86,6 @@ def export_flux(checkpoint: Checkpoint, out: Path, *, base: str = "", licence: s
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (part / CARD).write_text(_card(out.name, tensors.parameters, stated, training), encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     return Exported(out, tensors.parameters, None, files)
 
