@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from broken_bags import Run
+    from ros_peer import NodeProcess, Peer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,6 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "ros" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def peer(started: tuple[NodeProcess, Peer]) -> Peer:
+    """The peer that a module has ``started`` beside its node, which has heard nothing yet."""
+    for heard in started[1].heard.values():
+        heard.clear()
+    return started[1]
+
+
+@pytest.fixture
+def node(started: tuple[NodeProcess, Peer]) -> NodeProcess:
+    """The node that a module has ``started``."""
+    return started[0]
 
 
 @pytest.fixture(scope="session")

@@ -208,3 +208,18 @@ def by_hand(config: Flux2Config, weights: Weights, given: Dict[str, Any], item: 
     return final_layer(weights, "final_layer", image, of_image), final_layer(
         weights, "depth_final_layer", depth, of_depth
     )
+
+
+def diffusers_network(config: Flux2Config) -> Any:
+    """Diffusers' network with text and image streams of the same sizes, random weights; skips where it is missing."""
+    diffusers = pytest.importorskip("diffusers", minversion="0.37")
+    return diffusers.Flux2Transformer2DModel(
+        in_channels=config.image_channels,
+        num_layers=config.triple_blocks,
+        num_single_layers=config.single_blocks,
+        attention_head_dim=config.hidden // config.heads,
+        num_attention_heads=config.heads,
+        joint_attention_dim=config.text_channels,
+        axes_dims_rope=config.rope_axes,
+        guidance_embeds=False,
+    ).eval()

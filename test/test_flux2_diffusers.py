@@ -7,7 +7,7 @@ from typing import Dict
 import pytest
 
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers", minversion="0.37")
+pytest.importorskip("diffusers", minversion="0.37")
 
 import flux2_toys as toys  # noqa: E402
 
@@ -66,16 +66,7 @@ def as_diffusers(net: Flux2Network) -> Dict[str, torch.Tensor]:
 def test_without_depth_the_image_is_that_of_diffusers(blocks: tuple[int, int]) -> None:
     net = toys.random_network("v1", triple_blocks=blocks[0], single_blocks=blocks[1])
     config, given = net.config, toys.inputs(net)
-    other = diffusers.Flux2Transformer2DModel(
-        in_channels=config.image_channels,
-        num_layers=config.triple_blocks,
-        num_single_layers=config.single_blocks,
-        attention_head_dim=config.hidden // config.heads,
-        num_attention_heads=config.heads,
-        joint_attention_dim=config.text_channels,
-        axes_dims_rope=config.rope_axes,
-        guidance_embeds=False,
-    ).eval()
+    other = toys.diffusers_network(config)
     other.load_state_dict(as_diffusers(net), strict=True)
     image_places = toys.positions(0, toys.GRID)[: given["image"].shape[1]]
     with torch.inference_mode():

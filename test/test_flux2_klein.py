@@ -34,18 +34,8 @@ def of_text_and_image(net: Flux2Network) -> Dict[str, torch.Tensor]:
 
 def diffusers_folder(path: Path, config: Flux2Config = CONFIG) -> Any:
     """A folder as it is downloaded, of a tiny network with random weights; returns diffusers' network."""
-    diffusers = pytest.importorskip("diffusers", minversion="0.37")
     torch.manual_seed(1)
-    net = diffusers.Flux2Transformer2DModel(
-        in_channels=config.image_channels,
-        num_layers=config.triple_blocks,
-        num_single_layers=config.single_blocks,
-        attention_head_dim=config.hidden // config.heads,
-        num_attention_heads=config.heads,
-        joint_attention_dim=config.text_channels,
-        axes_dims_rope=config.rope_axes,
-        guidance_embeds=False,
-    ).eval()
+    net = toys.diffusers_network(config)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=parameter.shape[-1] ** -0.5)
     net.save_pretrained(path / "transformer")

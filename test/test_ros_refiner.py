@@ -37,18 +37,6 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
     node.stop()
 
 
-@pytest.fixture
-def peer(started: tuple[NodeProcess, Peer]) -> Peer:
-    for heard in started[1].heard.values():
-        heard.clear()
-    return started[1]
-
-
-@pytest.fixture
-def node(started: tuple[NodeProcess, Peer]) -> NodeProcess:
-    return started[0]
-
-
 numbers = iter(range(0, 10_000_000, 1000))
 
 
