@@ -17,9 +17,12 @@ pytest.importorskip("mcap")
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 
+from mf_ros.bags.cdr import CdrBuffer
+from mf_ros.bags.definitions import distro_typestore
 from mf_ros.bags.reader import open_recording
 from mf_ros.bags.writer import McapWriter
 from mf_ros.core.camera import CameraModel
+from mf_ros.core.message_builder import MessageBuilder
 from mf_ros.core.messages import camera_from_info, decode_cloud, decode_image, transform_of
 from mf_ros.core.rigid import make_transform
 from mf_ros.core.transforms import StampedTransform
@@ -371,3 +374,21 @@ def test_humble_s_files_have_no_type_hash(path: Path) -> None:
         summary = make_reader(stream).get_summary()
     assert summary is not None
     assert [channel.metadata["topic_type_hash"] for channel in summary.channels.values()] == [""]
+
+
+def test_the_bytes_of_a_message_do_not_depend_on_those_before_it() -> None:
+    store = distro_typestore("jazzy")
+    buffer, builder = CdrBuffer(store), MessageBuilder(store.types)
+    image, cloud = np.full((9, 7), 255, np.uint8), np.full((5, 4), 7.0, np.float32)
+    messages = [
+        # Each leaves bytes where a later one has gaps between its fields.
+        builder.colour_cloud(cloud, STAMP_NS, "c"),
+        *(builder.image(image, STAMP_NS, "camera"[:length], None) for length in range(1, 7)),
+        builder.transforms([POSE]),
+        builder.colour_cloud(cloud[:1], STAMP_NS, "a longer name"),
+        builder.camera_info(CAMERA, STAMP_NS, "camera"),
+        builder.odometry(POSE, None),
+        builder.image(image[:1, :1], STAMP_NS, "", None),
+    ]
+    for msgtype, message in messages + messages[::-1]:
+        assert buffer.serialise(message, msgtype) == store.serialize_cdr(message, msgtype)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mf_ros.core.encoding import decode_depth, encode_depth
+from mf_ros.core.encoding import decode_depth, encode_depth, encode_sparse
 from mf_ros.errors import MessageError
 
 NAN, INF = np.nan, np.inf
@@ -26,6 +26,19 @@ def test_float_metres_never_carry_zero_or_negative_depth():
     np.testing.assert_array_equal(encode_depth(depth, "32FC1")[0], np.float32([[NAN, NAN, 3.0]]))
     np.testing.assert_array_equal(decode_depth(depth, "32FC1"), np.float32([[NAN, NAN, 3.0]]))
     assert depth[0, 0] == 0.0, "the input stays as it was"
+
+
+def test_float_metres_without_anything_to_correct_are_not_copied():
+    depth = np.array([[0.5, NAN, INF]], np.float32)
+    assert encode_depth(depth, "32FC1")[0] is depth
+    too_close = np.array([[0.5, -INF]], np.float32)
+    np.testing.assert_array_equal(encode_depth(too_close, "32FC1")[0], too_close)
+
+
+def test_sparse_depth_is_unknown_where_there_is_no_return():
+    sparse, out = np.array([[0.0, 3.25, -1.0, NAN, 1e-30]], np.float32), np.ones((1, 5), np.float32)
+    assert encode_sparse(sparse, out) is out
+    np.testing.assert_array_equal(out, np.float32([[NAN, 3.25, NAN, NAN, 1e-30]]))
 
 
 def test_millimetres_are_rounded_and_zero_stands_for_all_that_is_no_depth():

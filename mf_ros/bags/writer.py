@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Tuple, Type, Union
 
+from mf_ros.bags.cdr import CdrBuffer
 from mf_ros.bags.definitions import distro_typestore
 from mf_ros.bags.rosbag2_records import METADATA_RECORD, bag_metadata, qos_profile
 from mf_ros.bags.source import DAMAGED_DATA
@@ -49,6 +50,7 @@ class McapWriter:
     def __init__(self, path: Union[str, os.PathLike[str]], ros_distro: str = "jazzy") -> None:
         self.path = Path(path)
         self._store: Any = distro_typestore(ros_distro)
+        self._cdr = CdrBuffer(self._store)
         self._distro = ros_distro.strip().lower()
         if "seq" in dict(self._store.fielddefs["std_msgs/msg/Header"][1]):
             raise BagError(f"{ros_distro} is ROS 1: MCAP files are written for ROS 2, for example jazzy.")
@@ -252,7 +254,7 @@ class McapWriter:
             raise MessageError(f"{topic}: a log time of {log_ns} ns cannot be written: stamps are ns since the epoch.")
         msgtype, content = message
         try:
-            data = self._store.serialize_cdr(content, msgtype)
+            data = self._cdr.serialise(content, msgtype)
         except (serde.SerdeError, AttributeError, *DAMAGED_DATA) as error:
             raise MessageError(f"{topic}: not a valid {msgtype}: {error}.") from error
         try:

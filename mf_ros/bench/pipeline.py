@@ -179,12 +179,14 @@ class Lane:
     """One pipeline with its clock, and the messages that its results become."""
 
     def __init__(self, drive: Drive, engine: DepthEngine, clocks: Staged, clock: Clock = time.perf_counter) -> None:
+        from mf_ros.bags.cdr import CdrBuffer
         from mf_ros.bags.definitions import distro_typestore
 
         self._pipeline = drive.pipeline(without_memory(engine))
         self._clocks, self._clock = clocks, StageClock(clock)
-        self._store: Any = distro_typestore(_DISTRO)
-        self._messages = ResultMessages(MessageBuilder(self._store.types), drive.config)
+        store: Any = distro_typestore(_DISTRO)
+        self._cdr = CdrBuffer(store)
+        self._messages = ResultMessages(MessageBuilder(store.types), drive.config)
         self._done: List[Dict[str, float]] = []
         self._returns: List[int] = []
 
@@ -218,7 +220,7 @@ class Lane:
             with self._clocks.on(self._clock, SERIALISE):
                 for output in OUTPUTS:
                     msgtype, message = self._messages.make(output, result)
-                    self._store.serialize_cdr(message, msgtype)
+                    self._cdr.serialise(message, msgtype)
             self._done.append(self._clock.take())
             self._returns.append(result.sparse.count)
 

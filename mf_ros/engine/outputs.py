@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
 from mf_ros.core.cloud import pack_cloud, thin_cloud
 from mf_ros.core.config import Config
-from mf_ros.core.encoding import encode_depth
+from mf_ros.core.encoding import encode_depth, encode_sparse
 from mf_ros.core.message_builder import Message, MessageBuilder
 from mf_ros.core.types import FloatArray
 from mf_ros.engine.frame import DepthResult
@@ -40,12 +40,13 @@ class ResultMessages:
     def __init__(self, builder: MessageBuilder, config: Config) -> None:
         self.config = config
         self._builder = builder
-        self._buffer: Optional[FloatArray] = None
+        self._buffers: Dict[str, FloatArray] = {}
 
     def make(self, output: str, result: DepthResult) -> Message:
         """Type and message of one of ``OUTPUTS``.
 
-        A cloud's numbers lie in a buffer of this object and change when the next cloud is made.
+        The numbers of clouds and of sparse depth lie in buffers of this object and change when the next one is made;
+        the others may be those of the result itself.
 
         Raises:
             MessageError: the result cannot be written in the wanted encoding.
@@ -59,16 +60,19 @@ class ResultMessages:
         if output == CONFIDENCE:
             return self._builder.image(result.estimate.confidence, *at, "32FC1")
         if output == SPARSE_DEPTH:
-            depth = np.where(result.sparse.depth > 0, result.sparse.depth, np.float32(np.nan))
-            return self._builder.image(depth, *at, "32FC1")
+            sparse = result.sparse.depth
+            return self._builder.image(encode_sparse(sparse, self._buffer(output, sparse.shape)), *at, "32FC1")
         array, encoding = encode_depth(result.estimate.depth, self.config.output.encoding)
         return self._builder.image(array, *at, encoding)
 
     def _cloud(self, result: DepthResult) -> FloatArray:
         frame, estimate = result.frame, result.estimate
-        shape = (*estimate.depth.shape, 4)
-        if self._buffer is None or self._buffer.shape != shape:
-            self._buffer = self._builder.empty(shape, np.float32)
-        pack_cloud(estimate.depth, frame.image, frame.camera, self.config.cloud, estimate.confidence, self._buffer)
+        packed = self._buffer(POINTS, (*estimate.depth.shape, 4))
+        pack_cloud(estimate.depth, frame.image, frame.camera, self.config.cloud, estimate.confidence, packed)
         voxel_m = self.config.cloud.voxel_m
-        return thin_cloud(self._buffer, voxel_m) if voxel_m > 0.0 else self._buffer
+        return thin_cloud(packed, voxel_m) if voxel_m > 0.0 else packed
+
+    def _buffer(self, output: str, shape: Tuple[int, ...]) -> FloatArray:
+        if output not in self._buffers or self._buffers[output].shape != shape:
+            self._buffers[output] = self._builder.empty(shape, np.float32)
+        return self._buffers[output]
