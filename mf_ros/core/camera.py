@@ -78,6 +78,11 @@ class CameraModel:
         return self.distortion_model == "equidistant" or bool(self.D.any())
 
     @property
+    def lens(self) -> Optional[Distortion]:
+        """What bends the rays; None for an ideal pinhole."""
+        return self._lens
+
+    @property
     def max_angle(self) -> float:
         """Largest angle from the optical axis at which the distortion model holds, radians."""
         return self._lens.max_angle if self._lens is not None else float(np.pi / 2)

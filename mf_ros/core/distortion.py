@@ -49,18 +49,24 @@ class PolynomialLens:
 
     Args:
         D: k1 k2 p1 p2 k3 [k4 k5 k6 [s1 s2 s3 s4]], OpenCV's order.
+
+    Attributes:
+        D: all 12 of them.
+        off_axis, rational: whether tangential or prism terms, and whether k4 to k6 do something.
+        max_s: x² + y² up to which it holds.
     """
 
     def __init__(self, D: DoubleArray) -> None:
-        self._D: Tuple[float, ...] = tuple(float(d) for d in D) + (0.0,) * (12 - len(D))
-        self._off_axis = any(self._D[i] != 0.0 for i in (2, 3, 8, 9, 10, 11))
-        self._rational = any(self._D[i] != 0.0 for i in (5, 6, 7))
+        self.D: Tuple[float, ...] = tuple(float(d) for d in D) + (0.0,) * (12 - len(D))
+        self.off_axis = any(self.D[i] != 0.0 for i in (2, 3, 8, 9, 10, 11))
+        self.rational = any(self.D[i] != 0.0 for i in (5, 6, 7))
         self.max_angle, self._radii, self._distorted_radii = self._valid_range()
+        self.max_s = float(self._radii[-1]) ** 2
 
     def distort(self, x: DoubleArray, y: DoubleArray) -> XY:
         s = x * x + y * y
         xd, yd = self._offset(x, y, s, self._radial(s))
-        beyond = ~(s <= self._radii[-1] ** 2)
+        beyond = ~(s <= self.max_s)
         xd[beyond] = np.nan
         yd[beyond] = np.nan
         return xd, yd
@@ -73,25 +79,25 @@ class PolynomialLens:
         return x, y
 
     def _radial(self, s: DoubleArray) -> DoubleArray:
-        k1, k2, _, _, k3, k4, k5, k6 = self._D[:8]
+        k1, k2, _, _, k3, k4, k5, k6 = self.D[:8]
         gain: DoubleArray = 1.0 + s * (k1 + s * (k2 + s * k3))
-        return gain / (1.0 + s * (k4 + s * (k5 + s * k6))) if self._rational else gain
+        return gain / (1.0 + s * (k4 + s * (k5 + s * k6))) if self.rational else gain
 
     def _radial_slope(self, s: DoubleArray) -> DoubleArray:
         """Derivative of the radial gain by s = r²."""
-        k1, k2, _, _, k3, k4, k5, k6 = self._D[:8]
+        k1, k2, _, _, k3, k4, k5, k6 = self.D[:8]
         slope: DoubleArray = k1 + s * (2.0 * k2 + s * 3.0 * k3)
-        if not self._rational:
+        if not self.rational:
             return slope
         top = 1.0 + s * (k1 + s * (k2 + s * k3))
         bottom = 1.0 + s * (k4 + s * (k5 + s * k6))
         return (slope * bottom - top * (k4 + s * (2.0 * k5 + s * 3.0 * k6))) / (bottom * bottom)
 
     def _offset(self, x: DoubleArray, y: DoubleArray, s: DoubleArray, gain: DoubleArray) -> XY:
-        if not self._off_axis:
+        if not self.off_axis:
             return x * gain, y * gain
-        p1, p2 = self._D[2:4]
-        s1, s2, s3, s4 = self._D[8:12]
+        p1, p2 = self.D[2:4]
+        s1, s2, s3, s4 = self.D[8:12]
         xy = 2.0 * x * y
         xd = x * gain + p1 * xy + p2 * (s + 2.0 * x * x) + s * (s1 + s * s2)
         yd = y * gain + p2 * xy + p1 * (s + 2.0 * y * y) + s * (s3 + s * s4)
@@ -104,10 +110,10 @@ class PolynomialLens:
         slope = 2.0 * self._radial_slope(s)
         mixed = x * y * slope
         xx, yy = gain + x * x * slope, gain + y * y * slope
-        if not self._off_axis:
+        if not self.off_axis:
             return xx, mixed, mixed, yy
-        p1, p2 = self._D[2:4]
-        s1, s2, s3, s4 = self._D[8:12]
+        p1, p2 = self.D[2:4]
+        s1, s2, s3, s4 = self.D[8:12]
         across = mixed + 2.0 * (p1 * x + p2 * y)
         prism_x = 2.0 * s1 + 4.0 * s2 * s
         prism_y = 2.0 * s3 + 4.0 * s4 * s
@@ -118,7 +124,7 @@ class PolynomialLens:
     def _valid_range(self) -> Tuple[float, DoubleArray, DoubleArray]:
         """The angle before the mapping folds in any direction, and the radial table up to there."""
         radii: DoubleArray = np.tan(_ANGLES)
-        turns = np.linspace(0.0, 2.0 * np.pi, _DIRECTIONS if self._off_axis else 1, endpoint=False)
+        turns = np.linspace(0.0, 2.0 * np.pi, _DIRECTIONS if self.off_axis else 1, endpoint=False)
         x, y = radii[:, None] * np.cos(turns), radii[:, None] * np.sin(turns)
         s = x * x + y * y
         with np.errstate(all="ignore"):
@@ -129,7 +135,7 @@ class PolynomialLens:
         good_rows = good.all(axis=1)
         end = len(radii) if good_rows.all() else int(np.argmin(good_rows))
         if end < 2:
-            raise _folds_at_centre(self._D)
+            raise _folds_at_centre(self.D)
         return float(_ANGLES[end - 1]), radii[:end], np.maximum.accumulate(distorted[:end])
 
     def _newton(self, xd: DoubleArray, yd: DoubleArray) -> XY:

@@ -17,7 +17,8 @@ from mf_ros.core.types import AnyArray, BoolArray, ByteArray, CameraPoints, Floa
 if TYPE_CHECKING:
     from mf_ros.core.camera import CameraModel
 
-_NEAREST_Z_M = 0.05
+NEAREST_Z_M = 0.05
+"""Nearer points, along the optical axis, are not projected."""
 _CULL_GRID_WIDTH = 700
 
 
@@ -74,8 +75,8 @@ class ProjectedReturns:
 
     @cached_property
     def _pixels(self) -> Tuple[AnyArray, AnyArray]:
-        nearest = np.rint(self.uv).astype(np.int64)
-        return nearest[:, 1], nearest[:, 0]
+        u, v = self.uv.T
+        return np.rint(v).astype(np.int64), np.rint(u).astype(np.int64)
 
 
 def project_points(
@@ -91,8 +92,22 @@ def project_points(
     Returns:
         The returns inside the image, in the order of ``points``.
     """
-    xyz = points.points
-    ahead = np.flatnonzero(xyz[:, 2] > _NEAREST_Z_M)
+    kernels = compiled.kernels("projection")
+    found = None if kernels is None else kernels.project(points.points, camera)
+    returns = ProjectedReturns.unmarked(*(projected_by_numpy(points.points, camera) if found is None else found))
+    return returns if config is None else mark_visible(returns, (camera.height, camera.width), config)
+
+
+def projected_by_numpy(xyz: FloatArray, camera: CameraModel) -> Tuple[FloatArray, FloatArray, AnyArray]:
+    """Pixels, z and positions of the points that fall into the image; compiled kernels are held to it.
+
+    Args:
+        xyz: (N, 3) float32 optical frame, metres.
+
+    Returns:
+        (M, 2) float32 u, v, (M,) float32 z and (M,) int64 positions, as ``ProjectedReturns`` holds them.
+    """
+    ahead = np.flatnonzero(xyz[:, 2] > NEAREST_Z_M)
     # np.take and not an index, which is several times slower for rows.
     uv = camera.project(np.take(xyz, ahead, axis=0))
     upper = np.array([camera.width - 0.5, camera.height - 0.5])
@@ -102,8 +117,7 @@ def project_points(
     index = ahead[inside]
     # Rounding to float32 may push a coordinate onto the border that the float64 value respected.
     pixels: FloatArray = np.clip(np.take(uv, inside, axis=0), -0.49, upper - 0.01).astype(np.float32)
-    returns = ProjectedReturns.unmarked(pixels, np.ascontiguousarray(xyz[index, 2]), index)
-    return returns if config is None else mark_visible(returns, (camera.height, camera.width), config)
+    return pixels, np.ascontiguousarray(xyz[index, 2]), index
 
 
 def mark_visible(returns: ProjectedReturns, shape: Tuple[int, int], config: ProjectionConfig) -> ProjectedReturns:
@@ -126,7 +140,7 @@ def to_sparse_depth(returns: ProjectedReturns, camera: CameraModel) -> SparseDep
     rows, cols = returns.pixels()
     depth = _nearest(returns, rows * camera.width + cols, returns.visible, (camera.height, camera.width))
     visible, lonely = int(np.count_nonzero(returns.visible)), int(np.count_nonzero(returns.lonely))
-    return SparseDepth(depth, int(np.count_nonzero(depth)), len(returns) - visible - lonely, lonely)
+    return SparseDepth(depth, int(np.count_nonzero(depth > 0)), len(returns) - visible - lonely, lonely)
 
 
 def rasterize_nearest(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> FloatArray:
