@@ -48,6 +48,12 @@ ARGUMENTS = [
     ),
     ("model", "", f"Shipped model, folder that mf-ros export wrote, or a published model{AS_FILE}.", []),
     ("quality", "", f"Speed against accuracy: fast, balanced or best{AS_FILE}.", ["", "fast", "balanced", "best"]),
+    (
+        "refine",
+        "",
+        f"Second engine for some images: transformers, marigold or flux{AS_FILE}.",
+        ["", "transformers", "marigold", "flux"],
+    ),
     ("device", "", f"auto, cpu or cuda{AS_FILE}.", ["", "auto", "cpu", "cuda"]),
     ("bag", "", "Recording to play once the node is active: a rosbag2 folder, .mcap or .db3.", []),
     ("bag_rate", "1.0", "Speed of the recording.", []),
@@ -152,6 +158,7 @@ def depth_node(given, params_file):
         "engine.name": given["engine"],
         "engine.model": given["model"],
         "engine.quality": given["quality"],
+        "engine.refine": given["refine"],
         "engine.device": given["device"],
     }
     overrides = {name: ParameterValue(value, value_type=str) for name, value in texts.items() if value}

@@ -42,6 +42,11 @@ def constants(path: str) -> dict[str, Any]:
 
 def launch_arguments() -> list[str]:
     """Names of the arguments of depth.launch.py, in order."""
+    return list(launch_choices())
+
+
+def launch_choices() -> dict[str, list[str]]:
+    """Names of the arguments of depth.launch.py, in order, each with the values that it lists as allowed."""
     tree = ast.parse((REPOSITORY / "launch" / "depth.launch.py").read_text())
     listed = next(
         node.value
@@ -49,7 +54,11 @@ def launch_arguments() -> list[str]:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ARGUMENTS"
     )
     assert isinstance(listed, ast.List)
-    return [ast.literal_eval(entry.elts[0]) for entry in listed.elts if isinstance(entry, ast.Tuple)]
+    entries = [entry.elts for entry in listed.elts if isinstance(entry, ast.Tuple)]
+    return {
+        ast.literal_eval(name): [each.value for each in ast.walk(choices) if isinstance(each, ast.Constant)]
+        for name, _, _, choices in entries
+    }
 
 
 def parameter_table() -> str:
@@ -167,6 +176,21 @@ def test_every_launch_argument_is_documented_and_every_documented_one_exists() -
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.MULTILINE)
     documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert documented == launch_arguments()
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [
+        ("image_transport", "node.image_transport"),
+        ("engine", "engine.name"),
+        ("quality", "engine.quality"),
+        ("refine", "engine.refine"),
+        ("device", "engine.device"),
+    ],
+)
+def test_a_launch_argument_takes_every_value_of_its_setting_and_no_other(argument: str, key: str) -> None:
+    # Empty leaves what the parameter file says.
+    assert {*launch_choices()[argument]} == {"", *settings()[key].choices}
 
 
 def test_the_parameter_table_is_that_of_the_settings() -> None:

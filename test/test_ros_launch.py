@@ -189,6 +189,15 @@ def test_arguments_reach_the_node(start: Start, peer: Peer) -> None:
     assert peer.state("/robot/mf_ros") == "active"
 
 
+def test_choices_of_engines_reach_the_node(start: Start, peer: Peer) -> None:
+    # Without the name of its model the second engine is not made, and depth goes on.
+    launched = start("quality:=fast", "refine:=transformers", "device:=cpu")
+    assert launched.says("Active: waiting") and launched.says("engine.refine_model names no model"), launched.log
+    names = [f"engine.{name}" for name in ("name", "quality", "refine", "device")]
+    answer = peer.call(GetParameters, "/mf_ros/get_parameters", GetParameters.Request(names=names))
+    assert [value.string_value for value in answer.values] == ["classical", "fast", "transformers", "cpu"]
+
+
 def test_several_cameras_get_their_own_topics(start: Start) -> None:
     launched = start("cameras:=a,b", "image_transport:=compressed", file="multi_camera.launch.py")
     waited = "/a/image_raw/compressed, /a/camera_info, /b/image_raw/compressed, /b/camera_info, /points"
