@@ -31,21 +31,25 @@ def test_the_nearest_of_each_pixel_is_the_same(count: int, rows: int, cols: int,
     np.testing.assert_array_equal(kernels_culling.nearest(*given, (rows, cols)), nearest_by_numpy(*given, (rows, cols)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    count=st.integers(0, 400),
-    size=st.tuples(st.integers(3, 12), st.integers(3, 12), st.integers(3, 30)),
+    count=st.integers(1, 400),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 120)),
+    depth=st.sampled_from([0.0, 0.5, 9.9]),
+    cell=st.sampled_from([3.0, 4.7, 1.5 * np.sqrt(65.0)]),
     seed=st.integers(0, 999),
 )
 def test_neighbours_are_the_same_and_counts_start_from_nothing(
-    count: int, size: tuple[int, int, int], seed: int
+    count: int, size: tuple[int, int], depth: float, cell: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    where = tuple(rng.integers(1, each - 1, count) for each in size)
+    rows, cols = (rng.integers(0, each, count) for each in size)
+    log_depth = (rng.random(count) * depth).astype(np.float32)
+    wanted = neighbours_by_numpy(rows, cols, log_depth, cell)
     for _ in range(2):
-        counted = kernels_culling.neighbours(where, size)
+        counted = kernels_culling.neighbours(rows, cols, log_depth, cell)
         assert counted is not None
-        for ours, theirs in zip(counted, neighbours_by_numpy(where, size), strict=True):
+        for ours, theirs in zip(counted, wanted, strict=True):
             np.testing.assert_array_equal(ours, theirs)
             assert ours.dtype == np.float32
 
@@ -79,8 +83,12 @@ def test_what_no_kernel_reads_is_left_to_numpy() -> None:
     assert kernels_culling.nearest(pixels.astype(np.int32), z, used, (2, 2)) is None
     assert kernels_culling.nearest(pixels[::2], z, used, (2, 2)) is None
     assert kernels_culling.nearest(pixels - 1, z, used, (2, 2)) is None
-    border = tuple(np.zeros(5, np.int64) for _ in range(3))
-    assert kernels_culling.neighbours(border, (3, 3, 3)) is None
+    log_depth = z.astype(np.float32)
+    assert kernels_culling.neighbours(pixels, pixels, log_depth, 3.0) is not None
+    assert kernels_culling.neighbours(pixels, pixels, log_depth.astype(np.float64), 3.0) is None
+    assert kernels_culling.neighbours(pixels, pixels[::-1], log_depth, 3.0) is None
+    for nonsense in (-9.0, np.nan, np.inf):
+        assert kernels_culling.neighbours(pixels, pixels, np.full(4, nonsense, np.float32), 3.0) is None
 
 
 def rainy_street(count: int = 6000) -> ProjectedReturns:

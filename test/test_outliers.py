@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from mf_ros.core import compiled
 from mf_ros.core.camera import make_camera
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.outliers import lonely_returns
@@ -43,6 +45,14 @@ def returns_of(sparse: np.ndarray) -> ProjectedReturns:
 def test_a_clean_sweep_loses_nothing() -> None:
     sparse = ground()
     assert not lonely_pixels(sparse).any()
+
+
+def test_depths_may_differ_as_much_as_they_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = ground()
+    sparse[0, 0], sparse[6, 0] = 1e-3, 1e9
+    with_kernels = lonely_pixels(sparse)
+    monkeypatch.setitem(compiled._loaded, "culling", None)
+    np.testing.assert_array_equal(lonely_pixels(sparse), with_kernels)
 
 
 def test_most_wrong_returns_go_and_few_right_ones() -> None:

@@ -11,14 +11,16 @@ import numpy as np
 from mf_ros.core import compiled
 from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 
-_DEPTH_STEP = 0.08
+DEPTH_STEP = 0.08
+"""Of the logarithm of the depth; what is no farther away than that is at one depth."""
 _COMPANY, _CROWD = 2, 10
 _COMPANY_SHARE = 0.15
 _FEWEST = 200
 _USUAL_SHARE, _USUAL_COUNT, _LARGEST_SHARE = 0.03, 20, 0.5
 _CELL = 1.5
 _MOST_CELLS = 20_000
-_LARGEST_RATIO = 1e6
+# OpenCV takes 128 channels, which depth steps are without kernels.
+_LARGEST_RATIO = 2e4
 
 
 def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[int, int]) -> BoolArray:
@@ -45,13 +47,9 @@ def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[i
         return lonely
     log_depth = np.log(np.minimum(z / z.min(), _LARGEST_RATIO))
     cell = _CELL * max(2.0, math.sqrt(math.prod(shape) / min(count, _MOST_CELLS)))
-    # One empty cell on every side, so that neighbours need no bounds.
-    where = tuple(
-        (each / side).astype(np.int64) + 1 for each, side in ((rows, cell), (cols, cell), (log_depth, _DEPTH_STEP))
-    )
-    size = tuple(int(each.max()) + 2 for each in where)
+    given = (rows, cols, log_depth, cell)
     kernels = compiled.kernels("culling")
-    crowd, company = (kernels and kernels.neighbours(where, size)) or neighbours_by_numpy(where, size)
+    crowd, company = (kernels and kernels.neighbours(*given)) or neighbours_by_numpy(*given)
     crowded = crowd >= _CROWD
     alone = np.count_nonzero(crowded & (company < _COMPANY))
     if _USUAL_SHARE * count + _USUAL_COUNT <= alone <= _LARGEST_SHARE * count:
@@ -60,18 +58,26 @@ def lonely_returns(rows: AnyArray, cols: AnyArray, z: FloatArray, shape: Tuple[i
     return lonely
 
 
-def neighbours_by_numpy(where: Tuple[AnyArray, ...], size: Tuple[int, ...]) -> Tuple[FloatArray, FloatArray]:
+def neighbours_by_numpy(
+    rows: AnyArray, cols: AnyArray, log_depth: FloatArray, cell: float
+) -> Tuple[FloatArray, FloatArray]:
     """How many others lie within a cell of each return, and how many of those within a depth step of it too.
 
     Compiled kernels are held to it.
 
     Args:
-        where: (M,) int64 row and column of the cell and depth step of each return, none of them at the border.
-        size: rows and columns of cells, and depth steps.
+        rows, cols: (M,) int64 pixels, from 0; there is at least one.
+        log_depth: (M,) float32, from 0.
+        cell: width and height of a cell, pixels.
 
     Returns:
         (M,) float32 each.
     """
+    # One empty cell on every side, so that neighbours need no bounds.
+    where = tuple(
+        (each / side).astype(np.int64) + 1 for each, side in ((rows, cell), (cols, cell), (log_depth, DEPTH_STEP))
+    )
+    size = tuple(int(each.max()) + 2 for each in where)
     place = np.ravel_multi_index(where, size)
     flat = np.bincount(place, minlength=math.prod(size))
     counts: FloatArray = flat.reshape(size).astype(np.float32)

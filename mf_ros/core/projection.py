@@ -12,7 +12,7 @@ import numpy as np
 from mf_ros.core import compiled
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.outliers import lonely_returns
-from mf_ros.core.types import AnyArray, BoolArray, ByteArray, CameraPoints, FloatArray, SparseDepth
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, CameraPoints, DoubleArray, FloatArray, SparseDepth
 
 if TYPE_CHECKING:
     from mf_ros.core.camera import CameraModel
@@ -206,11 +206,15 @@ def hidden_returns(returns: ProjectedReturns, shape: Tuple[int, int], margin: fl
     flat = (rows // step) * grid[1] + cols // step
     nearest = _nearest(returns, flat, hiding, grid)
     occupied = nearest > 0
-    inverse = np.float32(1) / np.where(occupied, nearest, np.float32(np.inf))
+    with np.errstate(divide="ignore"):
+        inverse = np.reciprocal(nearest)
+    # Nothing in an empty cell is infinitely far; np.where takes three times as long.
+    bits = inverse.view(np.uint32)
+    np.multiply(bits, occupied, out=bits)
     height, width = closing_window(occupied)
     kernel = np.ones((height, width), np.uint8)
     closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    hidden: BoolArray = returns.z * closed.reshape(-1)[flat] > 1.0 + margin
+    hidden: BoolArray = returns.z * np.take(closed, flat) > 1.0 + margin
     return hidden
 
 
@@ -220,14 +224,21 @@ def closing_window(occupied: BoolArray) -> Tuple[int, int]:
     The vertical gap is measured on the image itself, because it follows from the sensor, the lens and the
     subsampling alike: the typical number of empty cells between two occupied ones in a column.
     """
-    thick = np.asarray(cv2.dilate(occupied.astype(np.uint8), np.ones((1, 9), np.uint8)), np.uint8)
+    thick = np.asarray(cv2.dilate(occupied.view(np.uint8), np.ones((1, 9), np.uint8)), np.uint8)
     kernels = compiled.kernels("culling")
     starts, covered = runs_by_numpy(thick) if kernels is None else kernels.runs(thick)
     busy = starts >= 2
-    gap = float(np.median(covered[busy] / starts[busy])) if busy.any() else 3.0
+    gap = _median(covered[busy] / starts[busy]) if busy.any() else 3.0
     height = 2 * int(np.clip(round(gap), 1, 40)) + 1
     width = 2 * int(np.clip(round(0.8 * gap), 2, 8)) + 1
     return height, width
+
+
+def _median(values: DoubleArray) -> float:
+    """``np.median`` of one number or more, without the checks that take most of its time; reorders them."""
+    middle = len(values) // 2
+    values.partition((middle - 1, middle))
+    return float(values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2)
 
 
 def runs_by_numpy(occupied: ByteArray) -> Tuple[AnyArray, AnyArray]:
