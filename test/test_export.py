@@ -222,6 +222,22 @@ def test_the_command_exports_and_refuses_in_one_line(run, tmp_path: Path, quick:
     assert outcome.code == 2 and "no run and no checkpoint" in outcome.error
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--calibrate"], "--calibrate"),
+        (["--metrics", "scores.json", "--base", "before"], "--metrics and --base"),
+        (["--licence", "MIT"], "--licence"),
+    ],
+)
+def test_options_of_runs_are_refused_where_the_graphs_of_a_model_are_written_again(
+    run, tmp_path: Path, options: list[str], named: str
+) -> None:
+    outcome = run("export", tiny_model(), "--out", tmp_path / "again", *options)
+    assert outcome.code == 2 and f"the graphs alone are written again: leave {named} out" in outcome.error
+    assert not (tmp_path / "again").exists()
+
+
 def test_weights_cannot_be_those_of_another_network(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 5, {"ema": {"another": torch.zeros(3)}}, STATE)
     with pytest.raises(CheckpointError, match="another model"):

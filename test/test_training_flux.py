@@ -190,6 +190,27 @@ def test_an_export_says_where_the_network_comes_from(tmp_path: Path, init: Path)
         export_run(tmp_path / "run", tmp_path / "tuned")
 
 
+def test_results_go_into_the_card_of_an_exported_network(tmp_path: Path, init: Path, run: Any) -> None:
+    trained(tmp_path / "run", init, lora=LORA, steps=2)
+    (tmp_path / "scores.json").write_text(
+        json.dumps({"Scores": [{"input": "8 lines", "mae": 0.123456}], "Rows": ["8"]})
+    )
+    outcome = run("export", tmp_path / "run", "--out", tmp_path / "tuned", "--metrics", tmp_path / "scores.json")
+    assert outcome.code == 0, outcome.error
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert "## Scores\n\n| input | mae |\n| --- | --- |\n| 8 lines | 0.1235 |\n\n## Rows\n\n['8']\n" in card
+
+
+def test_options_of_graphs_are_refused_before_anything_is_written(tmp_path: Path, init: Path, run: Any) -> None:
+    trained(tmp_path / "run", init, lora=LORA, steps=2)
+    for options in (["--opset 20"], ["--calibrate"], ["--opset 23", "--float16", "--int8", "--plain"]):
+        outcome = run("export", tmp_path / "run", "--out", tmp_path / "tuned", *" ".join(options).split())
+        named = " and ".join(each.split()[0] for each in options)
+        assert outcome.code == 2 and "FLUX.2 network" in outcome.error
+        assert outcome.error.endswith(f": leave {named} out.")
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_large_weights_are_written_in_several_files(
     tmp_path: Path, init: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,10 +229,16 @@ def model_card(
             "- not compared with the network it was tuned from when it was exported: run "
             "`mf-ros evaluate --compare BASE RUN DATASET`, then export again"
         )
+    return "\n".join([*lines, *metrics_lines(metrics)]) + "\n"
+
+
+def metrics_lines(metrics: Mapping[str, Any]) -> List[str]:
+    """A section of a card for each result: title to rows of a table, or name to value."""
+    lines = []
     for title, rows in metrics.items():
-        lines += ["", f"## {title}", ""]
-        lines += table(rows) if isinstance(rows, list) else [f"{rows}"]
-    return "\n".join(lines) + "\n"
+        tabular = isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)
+        lines += ["", f"## {title}", "", *(table(rows) if tabular else [f"{rows}"])]
+    return lines
 
 
 def training_lines(training: Mapping[str, Any]) -> List[str]:

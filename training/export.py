@@ -93,7 +93,7 @@ def export_run(
     source: Path,
     out: Path,
     *,
-    opset: int = OPSETS[0],
+    opset: Optional[int] = None,
     metrics: Optional[Mapping[str, Any]] = None,
     licence: str = LICENCE,
     calibrated: bool = False,
@@ -102,12 +102,12 @@ def export_run(
 ) -> Exported:
     """Export a checkpoint; adapters are merged into the weights they belong to.
 
-    What follows of graphs is of this project's own network; other families say themselves what they write.
+    Graphs and corrected uncertainty are of this project's own network; other families write weights and a card.
 
     Args:
         source: a run's folder, whose best checkpoint is taken, else its last; or the folder of one checkpoint.
         out: the model's folder; a model in it is replaced.
-        opset: of the ONNX graph.
+        opset: of the ONNX graph; None takes the first of ``OPSETS``.
         metrics: results for the model card, as tables: title to rows, each of column to value.
         licence: SPDX identifier of the weights' licence.
         calibrated: correct the uncertainty by what the run's held-out scenes show.
@@ -116,11 +116,20 @@ def export_run(
 
     Raises:
         CheckpointError: there is no checkpoint, or its weights cannot be used.
+        ConfigError: graphs or a corrected uncertainty are asked for of a network without them.
         DataError: the uncertainty is to be corrected and nothing is held out.
         ModelError: the graph does not compute what torch does, or ``out`` holds something else than a model.
     """
     folder, state = find_checkpoint(source)
-    done = kind_of(state["config"]["model"]).export(read_checkpoint(folder), out, base, licence)
+    asked = {"--opset": opset is not None, "--calibrate": calibrated, **{f"--{name}": True for name in variants}}
+    done = kind_of(state["config"]["model"]).export(
+        read_checkpoint(folder),
+        out,
+        base=base,
+        licence=licence,
+        metrics=metrics or {},
+        graph_options=[name for name, given in asked.items() if given],
+    )
     if done is not None:
         return done
     config = ModelConfig.from_mapping(state["config"]["model"])
@@ -138,7 +147,7 @@ def export_run(
     return export_network(
         network,
         out,
-        opset=opset,
+        opset=opset or OPSETS[0],
         metrics=metrics,
         licence=licence,
         training=training,

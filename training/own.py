@@ -29,7 +29,7 @@ class OwnKind:
     def activations(self, model: Mapping[str, Any], config: TrainConfig) -> Optional[int]:
         return None
 
-    def export(self, checkpoint: Checkpoint, out: Path, base: str, licence: str) -> None:
+    def export(self, checkpoint: Checkpoint, out: Path, **options: Any) -> None:
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -68,8 +68,20 @@ class Kind(Protocol):
     def activations(self, model: Mapping[str, Any], config: TrainConfig) -> Optional[int]:
         """Bytes that one backward pass keeps on each process, None where no estimate is known."""
 
-    def export(self, checkpoint: Checkpoint, out: Path, base: str, licence: str) -> Optional[Exported]:
-        """Write a folder that an engine loads; None leaves it to the export of ONNX graphs."""
+    def export(
+        self,
+        checkpoint: Checkpoint,
+        out: Path,
+        *,
+        base: str,
+        licence: str,
+        metrics: Mapping[str, Any],
+        graph_options: Sequence[str],
+    ) -> Optional[Exported]:
+        """Write a folder that an engine loads; None leaves it to the export of ONNX graphs.
+
+        ``graph_options`` are what was asked for of that export alone: refused with ``ConfigError`` by others.
+        """
 
 
 KINDS = {"modality_forcing": "mf_training.own", "flux2": "mf_training.flux.kind"}

@@ -11,8 +11,9 @@ import tyro
 
 from mf_ros.cli.options import OK, Options, print_json
 from mf_ros.engine.bundle import CONFIG, WEIGHTS, shipped_folder
+from mf_ros.errors import ConfigError
 from mf_training.checkpoints import read_json
-from mf_training.export import LICENCE, Exported, export_run
+from mf_training.export import LICENCE, OPSETS, Exported, export_run
 from mf_training.export_again import export_again
 from mf_training.variants import VARIANTS
 
@@ -42,8 +43,9 @@ class Export(Options):
     """Folder of a run or of one of its checkpoints; or a model, to write its graphs again."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """The model's folder; a model in it is replaced."""
-    opset: Literal[20, 23] = 20
-    """ONNX operators: 20 with onnxruntime's own, from 1.17 on; 23 has ONNX's alone, for recent runtimes."""
+    opset: Optional[Literal[20, 23]] = None
+    """ONNX operators: 20, the default, with onnxruntime's own, from 1.17 on; 23 has ONNX's alone, for recent
+    runtimes."""
     int8: bool = False
     """Also write a graph of 8-bit integers, for engine.precision int8 on CPUs."""
     float16: bool = False
@@ -62,11 +64,12 @@ class Export(Options):
 
     def run(self) -> int:
         """Export and say what was written."""
-        metrics = None if self.metrics is None else read_json(self.metrics)
         variants = [name for name in VARIANTS if getattr(self, name)]
         model = shipped_folder(str(self.source)) or self.source
         if (model / WEIGHTS).is_file() and (model / CONFIG).is_file():
-            return self._say(export_again(model, self.out, opset=self.opset, variants=variants))
+            self._refuse_what_is_of_runs()
+            return self._say(export_again(model, self.out, opset=self.opset or OPSETS[0], variants=variants))
+        metrics = None if self.metrics is None else read_json(self.metrics)
         done = export_run(
             self.source,
             self.out,
@@ -78,6 +81,21 @@ class Export(Options):
             variants=variants,
         )
         return self._say(done)
+
+    def _refuse_what_is_of_runs(self) -> None:
+        """Say what would do nothing where a model's graphs are written again."""
+        asked = {
+            "--metrics": self.metrics is not None,
+            "--licence": self.licence != LICENCE,
+            "--base": bool(self.base),
+            "--calibrate": self.calibrate,
+        }
+        given = [name for name, is_given in asked.items() if is_given]
+        if given:
+            raise ConfigError(
+                f"{self.source} is a model, of which the graphs alone are written again: leave {' and '.join(given)} "
+                "out, or name the run that it was exported from."
+            )
 
     def _say(self, done: Exported) -> int:
         if self.json:

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +28,7 @@ from mf_ros.model.flux2.loading import read_tensors
 from mf_ros.model.flux2.text import FILE as PROMPT
 from mf_ros.model.flux2.text import empty_prompt, keep_prompt
 from mf_ros.model.flux2.vae import DECODER, ENCODER, WHOLE, stored_part
-from mf_training.card import origin_of, training_lines
+from mf_training.card import metrics_lines, origin_of, training_lines
 from mf_training.checkpoints import ADAPTER, Checkpoint, CheckpointError, Weights
 from mf_training.config import TrainConfig
 from mf_training.export import LICENCE, Exported, training_of, whole_folder
@@ -48,7 +48,14 @@ _TERMS = ", with `engine.accept_noncommercial: true`"
 _KNOWN = (CONFIG, CARD, INDEX, PROMPT, *_PARTS)
 
 
-def export_flux(checkpoint: Checkpoint, out: Path, *, base: str = "", licence: str = LICENCE) -> Exported:
+def export_flux(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    base: str = "",
+    licence: str = LICENCE,
+    metrics: Optional[Mapping[str, Any]] = None,
+) -> Exported:
     """Write the averaged weights of a checkpoint as the engine ``flux`` loads them.
 
     Args:
@@ -56,6 +63,7 @@ def export_flux(checkpoint: Checkpoint, out: Path, *, base: str = "", licence: s
         out: the folder; an earlier export in it is replaced.
         base: where the weights lie that training started from, if no longer where the run found them.
         licence: of the weights; those that were trained from others stay under the licence of these.
+        metrics: results for the model card, as tables: title to rows, each of column to value.
 
     Raises:
         CheckpointError: base and checkpoint do not fit each other or the network.
@@ -85,7 +93,8 @@ def export_flux(checkpoint: Checkpoint, out: Path, *, base: str = "", licence: s
             "training": training,
         }
         (part / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        (part / CARD).write_text(_card(out.name, tensors.parameters, stated, training), encoding="utf-8")
+        card = _card(out.name, tensors.parameters, stated, training, metrics or {})
+        (part / CARD).write_text(card, encoding="utf-8")
     files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     return Exported(out, tensors.parameters, None, files)
 
@@ -219,7 +228,7 @@ def _check_replaceable(out: Path) -> None:
         raise ModelError(f"{out} holds something else than a network of this kind: name a new folder.")
 
 
-def _card(name: str, parameters: int, licence: str, training: Mapping[str, Any]) -> str:
+def _card(name: str, parameters: int, licence: str, training: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     terms = _TERMS if is_non_commercial(licence) else ""
     lines = [
         "---",
@@ -233,5 +242,6 @@ def _card(name: str, parameters: int, licence: str, training: Mapping[str, Any])
         "- input: RGB image, sparse depth on its grid; output: depth in metres by a fit to the returns",
         f"- loaded by `engine.name: flux` with `engine.model: FOLDER` of mf_ros{terms}",
         *training_lines(training),
+        *metrics_lines(metrics),
     ]
     return "\n".join(lines) + "\n"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Sequence
 
 from mf_ros.core.settings import plain_values
+from mf_ros.errors import ConfigError
 from mf_ros.model.flux2 import Flux2Config, Flux2Network
 from mf_ros.model.flux2.text import empty_prompt
 from mf_ros.model.flux2.vae import load_autoencoder
@@ -59,10 +60,24 @@ class FluxKind:
 
         return activation_bytes(_sizes(model), config)
 
-    def export(self, checkpoint: Checkpoint, out: Path, base: str, licence: str) -> Exported:
+    def export(
+        self,
+        checkpoint: Checkpoint,
+        out: Path,
+        *,
+        base: str,
+        licence: str,
+        metrics: Mapping[str, Any],
+        graph_options: Sequence[str],
+    ) -> Exported:
         from mf_training.flux.export import export_flux
 
-        return export_flux(checkpoint, out, base=base, licence=licence)
+        if graph_options:
+            raise ConfigError(
+                f"A run of a FLUX.2 network is exported as its weights, without ONNX graphs and without a scale of its "
+                f"error that could be corrected: leave {' and '.join(graph_options)} out."
+            )
+        return export_flux(checkpoint, out, base=base, licence=licence, metrics=metrics)
 
 
 def _sizes(model: Mapping[str, Any]) -> Flux2Config:
