@@ -18,6 +18,7 @@ from mf_ros.cli.options import INTERRUPTED, OK, Options, print_json
 from mf_ros.errors import ConfigError
 from mf_training.loop import Status
 from mf_training.plan import plan_lines
+from mf_training.processes import is_first, told_once
 from mf_training.run import Summary, train
 from mf_training.settings import dump_train_config, load_train_config
 
@@ -50,6 +51,10 @@ class Train(Options):
 
     def run(self) -> int:
         """Train and say what came of it; 130 when a signal stopped it."""
+        with told_once():
+            return self._run()
+
+    def _run(self) -> int:
         source, settings = self._named()
         config = load_train_config(source, settings)
         if self.show:
@@ -60,7 +65,7 @@ class Train(Options):
             return OK
         with _reporter() as report:
             summary = train(config, report=report)
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_first():
             self._tell(summary)
         return INTERRUPTED if summary.reason == "interrupted" else OK
 
