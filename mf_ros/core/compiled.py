@@ -24,7 +24,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 SWITCH = "MF_ROS_COMPILED"
 """Environment variable; 0 leaves all kernels out."""
 
-NAMES: Tuple[str, ...] = ("completion", "cloud", "deskew", "projection", "culling")
+NAMES: Tuple[str, ...] = ("completion", "cloud", "pointcloud", "deskew", "projection", "culling")
 """The modules ``kernels_*`` beside this one, each with the kernels of one."""
 
 _loaded: Dict[str, Optional[ModuleType]] = {}

@@ -10,8 +10,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
+import cv2
 import numpy as np
 
+from mf_ros.core import compiled
 from mf_ros.core.config import TimeUnit
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray, IntArray, LidarSweep
 from mf_ros.errors import MessageError
@@ -124,22 +126,15 @@ def parse_cloud(
     )
     shape, strides = ((width,), (point_step,)) if height == 1 else ((height, width), (row_step, point_step))
     cloud: AnyArray = np.ndarray(shape, layout, buffer=buffer, strides=strides)
-    columns = [_float32(_column(cloud, field)) for field in xyz]
-    keep = _measured(columns)
-    times = None if time is None else _column(cloud, time)
-    if times is not None and times.dtype.kind == "f":
-        keep &= np.isfinite(times) | ~np.isfinite(times).any()
-    chosen: Any = slice(None) if keep.all() else np.flatnonzero(keep)
-    points: FloatArray = np.empty((np.count_nonzero(keep), 3), np.float32)
-    for axis, column in enumerate(columns):
-        points[:, axis] = column[chosen]
+    times = None if time is None else _column(cloud, time).copy()
+    points, measured = _gathered([_column(cloud, field) for field in xyz], _timed(times))
     return LidarSweep(
         points=points,
         stamp_ns=stamp_ns,
         frame_id=frame_id,
-        time_s=None if times is None else _seconds(times[chosen], time, stamp_ns, time_unit, where or frame_id),
-        ring=None if ring is None else _rings(_column(cloud, ring)[chosen], ring.name, where or frame_id),
-        intensity=None if intensity is None else _float32(_column(cloud, intensity)[chosen]),
+        time_s=None if times is None else _seconds(_of(times, measured), time, stamp_ns, time_unit, where or frame_id),
+        ring=None if ring is None else _rings(_of(_column(cloud, ring), measured), ring.name, where or frame_id),
+        intensity=None if intensity is None else _float32(_of(_column(cloud, intensity), measured)),
     )
 
 
@@ -160,12 +155,46 @@ def _empty_sweep(
     )
 
 
-def _measured(columns: Sequence[FloatArray]) -> BoolArray:
-    """(N,) bool: finite x, y, z that are not all zero."""
+def _timed(times: Optional[AnyArray]) -> Optional[BoolArray]:
+    """(N,) bool: points whose time is known, where it is of some and not of all."""
+    if times is None or times.dtype.kind != "f" or np.isfinite(times.min() + times.max()):
+        return None
+    known: BoolArray = np.isfinite(times)
+    return known if known.any() else None
+
+
+def _gathered(columns: Sequence[AnyArray], timed: Optional[BoolArray]) -> Tuple[FloatArray, Optional[AnyArray]]:
+    kernels = compiled.kernels("pointcloud") if timed is None else None
+    found: Optional[Tuple[FloatArray, Optional[AnyArray]]] = None if kernels is None else kernels.gather(columns)
+    return gathered_by_numpy(columns, timed) if found is None else found
+
+
+def gathered_by_numpy(
+    columns: Sequence[AnyArray], timed: Optional[BoolArray] = None
+) -> Tuple[FloatArray, Optional[AnyArray]]:
+    """The points of a cloud that were measured; compiled kernels are held to it.
+
+    Args:
+        columns: x, y and z, (N,) floats each; whatever a float32 cannot hold becomes infinite.
+        timed: (N,) bool, points that may be used; None where all may.
+
+    Returns:
+        (M, 3) float32, finite and not all zero, and their (M,) int64 positions, None where M is N.
+    """
+    planes = [_float32(column) for column in columns]
     with np.errstate(over="ignore", invalid="ignore"):
-        size_of_point = np.abs(columns[0]) + np.abs(columns[1]) + np.abs(columns[2])
+        size_of_point = np.abs(planes[0]) + np.abs(planes[1]) + np.abs(planes[2])
         keep: BoolArray = (size_of_point > 0.0) & (size_of_point < np.inf)
-    return keep
+    if timed is not None:
+        keep &= timed
+    chosen = None if keep.all() else np.flatnonzero(keep)
+    if chosen is not None:
+        planes = [np.take(plane, chosen) for plane in planes]
+    points: FloatArray = np.empty((len(planes[0]), 3), np.float32)
+    if len(points) > 0:
+        # NumPy takes five times as long to write every third number.
+        cv2.merge([plane.reshape(1, -1) for plane in planes], dst=points.reshape(1, -1, 3))
+    return points, chosen
 
 
 def _fields_by_name(fields: Sequence[Any]) -> Dict[str, PointField]:
@@ -233,6 +262,10 @@ def _column(cloud: AnyArray, field: PointField) -> AnyArray:
     return column
 
 
+def _of(values: AnyArray, chosen: Optional[AnyArray]) -> AnyArray:
+    return values if chosen is None else np.take(values, chosen)
+
+
 def _float32(values: AnyArray) -> FloatArray:
     """What a float32 cannot hold becomes infinite, without NumPy's warning."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -241,6 +274,11 @@ def _float32(values: AnyArray) -> FloatArray:
 
 def _rings(values: AnyArray, name: str, where: str) -> Optional[IntArray]:
     """(N,) int32 scan lines, or None when some value cannot be one."""
+    if values.dtype.kind in "iu" and len(values) > 0:
+        # What is too large for an int32 becomes negative.
+        rings: IntArray = values.astype(np.int32)
+        if rings.min() >= 0 and rings.max() <= MAX_RING:
+            return rings
     wrong = ~((values >= 0) & (values <= MAX_RING))
     if not wrong.any():
         return values.astype(np.int32)
@@ -272,6 +310,8 @@ def _seconds(
             if max(abs(low - start), abs(high - start)) * _SECONDS[unit] <= _LONGEST_SWEEP_S:
                 return ((values.astype(np.float64) - start) * _SECONDS[unit]).astype(np.float32)
     relative = _relative_unit(max(abs(low), abs(high)), units)
+    if relative == "s":
+        return values.astype(np.float32, copy=False)
     if relative is not None:
         return (values.astype(np.float64) * _SECONDS[relative]).astype(np.float32)
     _warn_once(
