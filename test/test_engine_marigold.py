@@ -14,8 +14,8 @@ import pytest
 from broken_bags import Outcome
 from fake_hub import Hub
 from model_folders import frame
+from replayed import record
 from test_engine_published import engine
-from test_replay import record
 
 from mf_ros.errors import ModelError
 from mf_ros.model.flux2 import memory

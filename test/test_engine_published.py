@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from broken_bags import Outcome
 from model_folders import frame
+from replayed import record
 from test_evaluation import write_frame
-from test_replay import record
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from test_replay import record, run
+from replayed import record, run
 from wall_scene import MedianEngine
 
 from mf_ros.bags import report_pictures as pictures
