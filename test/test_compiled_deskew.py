@@ -33,10 +33,14 @@ def cloud(count: int, odd: float, seed: int = 0) -> np.ndarray:
     seed=st.integers(0, 999),
     first_s=st.sampled_from([0.0, -0.1, 0.05]),
     length_s=st.sampled_from([2e-6, 0.1, 3.0]),
+    together=st.sampled_from([1, 3, 64]),
 )
-def test_moved_points_are_equal(count: int, poses: int, odd: float, seed: int, first_s: float, length_s: float) -> None:
+def test_moved_points_are_equal(
+    count: int, poses: int, odd: float, seed: int, first_s: float, length_s: float, together: int
+) -> None:
     rng = np.random.default_rng(seed)
-    times = (first_s + rng.random(count) * length_s).astype(np.float32)
+    # Some points in a row share their time.
+    times = (first_s + rng.random(count) * length_s).astype(np.float32)[np.arange(count) // together * together]
     given = (cloud(count, odd, seed), times, rng.normal(0, 50, (poses, 12)), first_s, first_s + length_s)
     moved = kernels_deskew.move(*given)
     with np.errstate(all="ignore"):
@@ -65,7 +69,9 @@ def test_the_same_points_are_within_range(count: int, odd: float, seed: int) -> 
     points = cloud(count, odd, seed)
     chosen = kernels_deskew.choose(points, 20.0, 60.0)
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(chosen, chosen_by_numpy(points, 20.0, 60.0))
+        wanted = chosen_by_numpy(points, 20.0, 60.0)
+    np.testing.assert_array_equal(chosen, wanted)
+    assert kernels_deskew.all_within(points, 20.0, 60.0) == (len(wanted) == count)
 
 
 def test_points_on_the_limits_are_within_range() -> None:
@@ -79,6 +85,7 @@ def test_what_lies_otherwise_in_memory_is_left_to_numpy() -> None:
     assert kernels_deskew.move(np.asfortranarray(points), times, poses, 0.0, 0.1) is None
     assert kernels_deskew.move(points[:5], times[::2], poses, 0.0, 0.1) is None
     assert kernels_deskew.choose(points[::2], 0.0, 9.0) is None
+    assert kernels_deskew.all_within(points, 0.0, 1e9) and not kernels_deskew.all_within(points[::2], 0.0, 1e9)
 
 
 def test_a_result_is_not_overwritten_by_the_next() -> None:

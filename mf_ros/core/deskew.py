@@ -10,7 +10,7 @@ import numpy as np
 from mf_ros.core import compiled
 from mf_ros.core.config import LidarConfig
 from mf_ros.core.transforms import TransformTree
-from mf_ros.core.types import AnyArray, CameraPoints, DoubleArray, FloatArray, LidarSweep
+from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DoubleArray, FloatArray, IntArray, LidarSweep
 from mf_ros.errors import TransformError
 
 POSE_TOLERANCE_S = 0.1
@@ -186,9 +186,9 @@ def to_camera(
     Raises:
         TransformError: no pose of a LiDAR in the camera is known near the image's time; says by how much.
     """
-    points: List[FloatArray] = [np.zeros((0, 3), np.float32)]
-    rings = [np.zeros(0, np.int32)]
-    sensors = [np.zeros(0, np.uint8)]
+    points: List[FloatArray] = []
+    rings: List[IntArray] = []
+    sensors: List[ByteArray] = []
     has_rings = True
     compensated = []
     for index, whole in enumerate(sweeps):
@@ -207,9 +207,16 @@ def to_camera(
             rings.append(sweep.ring)
         elif len(sweep) > 0:
             has_rings = False
-    merged = np.concatenate(points)
-    ring = np.concatenate(rings) if has_rings else None
-    return CameraPoints(merged, ring, np.concatenate(sensors)), tuple(compensated)
+    ring = _joined(rings, np.zeros(0, np.int32)) if has_rings else None
+    merged, sensor = _joined(points, np.zeros((0, 3), np.float32)), _joined(sensors, np.zeros(0, np.uint8))
+    return CameraPoints(merged, ring, sensor), tuple(compensated)
+
+
+def _joined(parts: Sequence[AnyArray], none: AnyArray) -> AnyArray:
+    """The arrays one after the other, ``none`` where there is none of them; one alone is not copied."""
+    if not parts:
+        return none
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def pose_age_ns(lidar_frame: str, frame: Stamped, tree: TransformTree) -> int:
@@ -235,6 +242,8 @@ def _pose(lidar_frame: str, frame: Stamped, tree: TransformTree) -> DoubleArray:
 def _in_range(sweep: LidarSweep, config: LidarConfig) -> LidarSweep:
     given = (sweep.points, config.min_range_m, config.max_range_m)
     kernels = compiled.kernels("deskew")
+    if kernels is not None and kernels.all_within(*given):
+        return sweep
     chosen: Optional[AnyArray] = None if kernels is None else kernels.choose(*given)
     if chosen is None:
         chosen = chosen_by_numpy(*given)
