@@ -13,6 +13,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from mf_ros.bags.reader import Recording
+
 JAZZY = get_typestore(Stores.ROS2_JAZZY)
 NOETIC = get_typestore(Stores.ROS1_NOETIC)
 
@@ -45,6 +47,13 @@ def timeline(count: int = COUNT) -> list[tuple[int, str, str, int]]:
     images = [(START_NS + n * PERIOD_NS, "/camera/image_raw", IMAGE, n) for n in range(count)]
     points = [(START_NS + n * PERIOD_NS + PERIOD_NS // 2, "/point", POINT, n) for n in range(count)]
     return sorted(images + points)
+
+
+EXPECTED = [(log_ns, topic) for log_ns, topic, _, _ in timeline()]
+
+
+def order_of(recording: Recording) -> list[tuple[int, str]]:
+    return [(message.log_ns, message.topic) for message in recording.messages()]
 
 
 def serialized(msgtype: str, number: int) -> bytes:
