@@ -6,7 +6,6 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import (
     DurabilityPolicy,
@@ -25,6 +24,11 @@ from mf_ros.errors import MessageError, TransformError
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.types import MessageTypes
 from mf_ros.ros.watch import InputWatch, Publisher
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 IMAGE, COMPRESSED = IMAGE_TYPES
 CAMERA_INFO, POINTS, TF = CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPES[0]
