@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import numpy as np
 
@@ -26,10 +26,8 @@ def make_transform(translation: Sequence[float], quaternion_xyzw: Sequence[float
             f"A transform's quaternion ({x}, {y}, {z}, {w}) has no length: check the node that publishes it; "
             "no rotation is (0, 0, 0, 1)."
         )
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotations(np.array([[x, y, z, w]]) / length)[0]
-    matrix[:3, 3] = translation
-    return matrix
+    rotation = _rotation(x / length, y / length, z / length, w / length)
+    return np.array([*((*row, float(at)) for row, at in zip(rotation, translation, strict=True)), (0.0, 0.0, 0.0, 1.0)])
 
 
 def invert(T: DoubleArray) -> DoubleArray:
@@ -44,9 +42,7 @@ def invert(T: DoubleArray) -> DoubleArray:
 
 def quaternion_of(T: DoubleArray) -> Tuple[float, float, float, float]:
     """Unit quaternion x, y, z, w of the rotation in a (3, 3) or (4, 4) matrix (Shepperd's method)."""
-    r00, r01, r02 = (float(value) for value in T[0, :3])
-    r10, r11, r12 = (float(value) for value in T[1, :3])
-    r20, r21, r22 = (float(value) for value in T[2, :3])
+    (r00, r01, r02), (r10, r11, r12), (r20, r21, r22) = T[:3, :3].tolist()
     trace = r00 + r11 + r22
     if trace >= max(r00, r11, r22):
         x, y, z, w = r21 - r12, r02 - r20, r10 - r01, 1.0 + trace
@@ -62,13 +58,20 @@ def quaternion_of(T: DoubleArray) -> Tuple[float, float, float, float]:
 
 def rotations(q: DoubleArray) -> DoubleArray:
     """(N, 3, 3) rotation matrices of (N, 4) unit quaternions x, y, z, w."""
-    x, y, z, w = q.T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    matrices = np.empty((len(q), 3, 3))
+    for row, entries in enumerate(_rotation(*q.T)):
+        for column, entry in enumerate(entries):
+            matrices[:, row, column] = entry
+    return matrices
+
+
+def _rotation(x: Any, y: Any, z: Any, w: Any) -> Tuple[Tuple[Any, Any, Any], ...]:
+    """The rows of the matrix of a unit quaternion, whose parts are numbers or arrays of them."""
+    return (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
 
 
 def slerp(a: DoubleArray, b: DoubleArray, part: DoubleArray) -> DoubleArray:
@@ -76,12 +79,18 @@ def slerp(a: DoubleArray, b: DoubleArray, part: DoubleArray) -> DoubleArray:
     dot = np.einsum("ni,ni->n", a, b)
     b = np.where(dot[:, None] < 0.0, -b, b)
     # The half-angle from the chord keeps its precision where arccos of the dot product loses it.
-    angle = 2.0 * np.arctan2(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
+    angle = 2.0 * np.arctan2(_lengths(a - b), _lengths(a + b))
     sine = np.sin(angle)
     near = sine < 1e-9
     safe = np.where(near, 1.0, sine)
     weight_a = np.where(near, 1.0 - part, np.sin((1.0 - part) * angle) / safe)
     weight_b = np.where(near, part, np.sin(part * angle) / safe)
     mixed = weight_a[:, None] * a + weight_b[:, None] * b
-    unit: DoubleArray = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    unit: DoubleArray = mixed / _lengths(mixed)[:, None]
     return unit
+
+
+def _lengths(vectors: DoubleArray) -> DoubleArray:
+    """``np.linalg.norm`` of each row, without what that looks at before."""
+    lengths: DoubleArray = np.sqrt(np.add.reduce(vectors * vectors, axis=1))
+    return lengths

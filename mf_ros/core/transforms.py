@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
@@ -104,17 +105,16 @@ class TransformTree:
         stamps = np.asarray(stamps_ns, dtype=np.int64)
         with self._lock:
             steps = self._path(_frame(target), _frame(source))
-            T: DoubleArray = np.broadcast_to(np.eye(4), (len(stamps), 4, 4)).copy()
-            if len(stamps) == 0:
-                return T
-            for step in steps:
+            T: Optional[DoubleArray] = None
+            for step in steps if len(stamps) > 0 else []:
                 if isinstance(step, tuple):
                     edge, inverted = step
-                    pose = edge.at(stamps)
-                    T = T @ (invert(pose) if inverted else pose)
+                    pose = invert(edge.at(stamps)) if inverted else edge.at(stamps)
                 else:
-                    T = T @ step
-            return T
+                    pose = step
+                T = pose if T is None else T @ pose
+            T = np.eye(4) if T is None else T
+            return T if T.ndim == 3 else np.broadcast_to(T, (len(stamps), 4, 4)).copy()
 
     def lookup_latest(self, target: str, source: str) -> DoubleArray:
         """T_target_source, (4, 4) float64, at the newest time at which all of it is known; raises as ``lookup``."""
@@ -294,10 +294,20 @@ def _require_rigid(T: DoubleArray, parent: str, child: str, stamp_ns: int) -> No
         raise TransformError(f"{where} has an empty frame name: check the node that publishes it.")
     if abs(stamp_ns) > MAX_ABS_STAMP_NS:
         raise TransformError(f"{where} has the impossible stamp {stamp_ns} ns: check the node that publishes it.")
-    if T.shape != (4, 4) or not np.isfinite(T).all():
+    # Plain numbers: NumPy takes ten times as long for so few, and every message of /tf comes here.
+    rows: List[List[float]] = T.tolist() if T.shape == (4, 4) else []
+    if not rows or not all(math.isfinite(value) for row in rows for value in row):
         raise TransformError(f"{where} is no finite 4x4 matrix: check the node that publishes it.")
-    if np.abs(T[:3, 3]).max() > MAX_TRANSLATION_M:
-        raise TransformError(f"{where} is {np.abs(T[:3, 3]).max():.3g} m long: check the node that publishes it.")
-    rotation = T[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+    length = max(abs(row[3]) for row in rows[:3])
+    if length > MAX_TRANSLATION_M:
+        raise TransformError(f"{where} is {length:.3g} m long: check the node that publishes it.")
+    if not _is_rotation(rows[0][:3], rows[1][:3], rows[2][:3]):
         raise TransformError(f"{where} is no rotation with a translation: check the calibration it comes from.")
+
+
+def _is_rotation(a: List[float], b: List[float], c: List[float]) -> bool:
+    """Whether the rows of a matrix are unit vectors at right angles, in the order of a right hand, to a thousandth."""
+    across = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+    pairs = ((a, a, 1.0), (b, b, 1.0), (c, c, 1.0), (a, b, 0.0), (a, c, 0.0), (b, c, 0.0))
+    near = all(abs(u[0] * v[0] + u[1] * v[1] + u[2] * v[2] - wanted) <= 1e-3 for u, v, wanted in pairs)
+    return near and across[0] * c[0] + across[1] * c[1] + across[2] * c[2] >= 0
