@@ -85,7 +85,8 @@ def test_ouster_has_integer_nanoseconds_from_the_frame_start_and_gaps(ring_type:
     np.testing.assert_array_equal(sweep.intensity, [7, 7, 7])
 
 
-def test_livox_has_absolute_nanoseconds_in_float64_and_a_line() -> None:
+def test_livox_has_absolute_nanoseconds_in_float64_and_lasers_that_are_no_scan_lines() -> None:
+    # As livox_ros_driver2 publishes it, with xfer_format 0.
     fields = [
         *XYZ,
         PointField("intensity", 12, F32),
@@ -97,7 +98,8 @@ def test_livox_has_absolute_nanoseconds_in_float64_and_a_line() -> None:
     sweep = parse(rows, fields, 26)
     # float64 counts nanoseconds since 1970 in steps of 256.
     np.testing.assert_allclose(sweep.time_s, [0.0, 0.03, 0.06], atol=1e-6)
-    np.testing.assert_array_equal(sweep.ring, [0, 1, 2])
+    assert sweep.ring is None
+    np.testing.assert_array_equal(sweep.intensity, [1, 1, 1])
 
 
 def test_hesai_has_absolute_seconds_in_float64() -> None:

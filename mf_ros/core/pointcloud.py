@@ -1,7 +1,7 @@
 """sensor_msgs/PointCloud2 bytes as a LidarSweep, whatever the driver's layout.
 
 The layouts of Velodyne (``time`` float32 s, ``ring``), Ouster (``t`` uint32 ns, ``ring``), Livox (``timestamp`` float64
-absolute ns, ``line``), Hesai (``timestamp`` float64 absolute s, ``ring``) and plain x y z are read by field name.
+absolute ns), Hesai (``timestamp`` float64 absolute s, ``ring``) and plain x y z are read by field name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 # sensor_msgs/PointField datatype: 1 INT8 to 8 FLOAT64.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _TIME_NAMES = ("time", "t", "timestamp", "offset_time", "time_offset", "time_stamp")
-_RING_NAMES = ("ring", "line", "channel", "laser_id")
+# Not Livox's line: it numbers lasers, each of which draws a rosette over the whole view.
+_RING_NAMES = ("ring", "channel", "laser_id")
 _INTENSITY_NAMES = ("intensity", "reflectivity", "i")
 
 _SECONDS: Dict[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
