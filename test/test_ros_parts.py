@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rclpy")
+
+from diagnostic_updater import DiagnosticStatusWrapper
+
+from mf_ros.engine import reasons
+from mf_ros.engine.stats import Latency, ReasonCounter
+from mf_ros.ros.diagnostics import ERROR, OK, WARN, DepthStatus
 
 pytestmark = pytest.mark.ros
 
@@ -26,3 +33,54 @@ import mf_ros.ros.depth_node
 def test_the_node_finds_the_events_of_qos_where_humble_has_them() -> None:
     done = subprocess.run([sys.executable, "-c", _AS_ON_HUMBLE], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+class Camera:
+    """What a camera's status looks at: images that came, gave depth or were dropped, and a clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.pipeline = SimpleNamespace(
+            frames_in=0,
+            frames_out=0,
+            waiting=0,
+            dropped=ReasonCounter(),
+            warnings=ReasonCounter(),
+            latency=Latency(),
+        )
+        self.now = 0.0
+        self._status = DepthStatus(self, lambda: self.now)
+
+    def after(self, seconds: float, came: int, went: int, **dropped: int) -> tuple[bytes, str]:
+        """Level and sentence after some time in which this happened."""
+        self.now += seconds
+        self.pipeline.frames_in += came
+        self.pipeline.frames_out += went
+        for reason, count in dropped.items():
+            self.pipeline.dropped.add(reason, f"text of {reason}", count)
+        stat = self._status(DiagnosticStatusWrapper())
+        return stat.level, stat.message
+
+
+def test_an_engine_that_is_slower_than_the_camera_is_no_fault() -> None:
+    camera = Camera()
+    assert camera.after(1.0, 30, 12, stale=18) == (OK, "depth of 12 images")
+    assert camera.after(1.0, 30, 0, stale=29)[0] == OK, "an engine of two seconds for an image"
+    assert camera.after(1.0, 30, 0, unheard=30) == (OK, "nobody subscribes to an output")
+
+
+def test_images_that_fail_are_judged_without_those_that_were_left_alone() -> None:
+    camera = Camera()
+    level, text = camera.after(1.0, 30, 0, stale=20, no_transform=9)
+    assert (level, text) == (ERROR, "no depth of 9 images, no_transform: text of no_transform")
+    level, text = camera.after(1.0, 30, 4, stale=18, no_lidar=8)
+    assert (level, text) == (WARN, "depth of 4 of 12 images, no_lidar: text of no_lidar")
+    assert camera.after(1.0, 30, 8, stale=18, no_lidar=4)[0] == OK
+
+
+def test_an_engine_that_hangs_is_told() -> None:
+    camera = Camera()
+    levels = [camera.after(1.0, 30, 0, **{reasons.STALE: 30})[0] for _ in range(12)]
+    assert levels == [OK] * 10 + [WARN] * 2, "ten seconds after the first look"
+    assert camera.after(1.0, 30, 1)[0] == OK
+    assert camera.after(30.0, 0, 0) == (OK, "no image came")
+    assert camera.after(1.0, 30, 0, stale=29)[0] == OK, "the pause is no time of the engine"

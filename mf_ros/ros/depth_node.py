@@ -23,12 +23,19 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from mf_ros.core.config import Config
-from mf_ros.engine import make_engine, reasons
+from mf_ros.engine import make_engine
 from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import ConfigError, MfRosError
 from mf_ros.ros.camera_stream import CameraStream
-from mf_ros.ros.diagnostics import CalibrationStatus, DepthStatus, engine_status, input_status, refined_status
+from mf_ros.ros.diagnostics import (
+    QUIET_REASONS,
+    CalibrationStatus,
+    DepthStatus,
+    engine_status,
+    input_status,
+    refined_status,
+)
 from mf_ros.ros.inputs import NodeInputs, Received
 from mf_ros.ros.parameters import AT_RELOAD, check_change, declare_parameters, read_config, unknown_parameters
 from mf_ros.ros.refiner import Refiner
@@ -41,8 +48,6 @@ FAILED, BAD_SETTINGS = 1, 2
 _DIAGNOSTIC_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Normal in use: they stand in /diagnostics.
-QUIET_REASONS = (reasons.STALE, reasons.UNHEARD)
 
 
 Transition = Callable[["DepthNode", LifecycleState], TransitionCallbackReturn]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -18,6 +19,10 @@ from mf_ros.ros.inputs import NodeInputs
 from mf_ros.ros.refiner import Refiner
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+# Normal in use, and no sign that anything is wrong.
+QUIET_REASONS = (reasons.STALE, reasons.UNHEARD)
+# Longer than engines need for an image, other than on too weak a computer.
+_STUCK_S = 10.0
 _PERCENTILES = (50, 95)
 _SHOWN_STAGES = (
     "received_to_published",
@@ -34,24 +39,33 @@ _SHOWN_STAGES = (
 
 
 class DepthStatus:
-    """Counts, rates and latencies of one camera, judged by what happened since the last call."""
+    """Counts, rates and latencies of one camera, judged by what happened since the last call.
 
-    def __init__(self, stream: CameraStream) -> None:
+    Args:
+        stream: of the camera.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, stream: CameraStream, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._pipeline: Optional[object] = None
         self._last = 0, 0
         self._drops: Dict[str, int] = {}
+        self._fine = 0.0
 
     def __call__(self, stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         pipeline = self._stream.pipeline
         if pipeline is not self._pipeline:
-            self._pipeline, self._last, self._drops = pipeline, (0, 0), {}
+            self._pipeline, self._last, self._drops, self._fine = pipeline, (0, 0), {}, self._clock()
         counts = pipeline.frames_in, pipeline.frames_out
         came, went = (now - before for now, before in zip(counts, self._last, strict=True))
         dropped = pipeline.dropped.counts
         new = {key: count - self._drops.get(key, 0) for key, count in dropped.items()}
         self._last, self._drops = counts, dropped
-        level, text = _judged(came, went, new, pipeline.dropped.texts)
+        if went or not came or new.get(reasons.UNHEARD, 0):
+            self._fine = self._clock()
+        level, text = _judged(came, went, new, pipeline.dropped.texts, self._clock() - self._fine)
         stat.summary(level, text)
         stat.add("images received", str(counts[0]))
         stat.add("images with depth", str(counts[1]))
@@ -169,12 +183,22 @@ def _add_latency(stat: DiagnosticStatusWrapper, latency: Latency, prefix: str = 
                 stat.add(prefix + f"latency {stage} p{percent} ms", f"{value:.1f}")
 
 
-def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str]) -> Tuple[bytes, str]:
-    worst = max(new, key=lambda reason: new[reason], default="")
-    why = f"{worst}: {texts.get(worst, '')}" if worst and new[worst] else "they wait"
-    if came and not went:
-        level = OK if worst == reasons.UNHEARD else ERROR
-        return level, f"no depth of {came} images, {why}"
-    if came and went < came / 2:
-        return WARN, f"depth of {went} of {came} images, {why}"
-    return OK, f"depth of {went} images" if went else "no image came"
+def _judged(came: int, went: int, new: Dict[str, int], texts: Dict[str, str], stuck_s: float) -> Tuple[bytes, str]:
+    """Level and sentence on what became of the images since the last call; those that were left alone do not count."""
+    failed = {reason: count for reason, count in new.items() if count and reason not in QUIET_REASONS}
+    lost = sum(failed.values())
+    if lost > went:
+        worst = max(failed, key=lambda reason: failed[reason])
+        why = f"{worst}: {texts.get(worst, '')}"
+        if went:
+            return WARN, f"depth of {went} of {went + lost} images, {why}"
+        return ERROR, f"no depth of {lost} images, {why}"
+    if went:
+        return OK, f"depth of {went} images"
+    if not came:
+        return OK, "no image came"
+    if new.get(reasons.UNHEARD, 0):
+        return OK, "nobody subscribes to an output"
+    if stuck_s >= _STUCK_S:
+        return WARN, f"images come, but there was no depth for {stuck_s:.0f} s: the engine is slow, or hangs"
+    return OK, f"{came} images came, and wait for their sweep or for the engine"
