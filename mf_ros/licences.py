@@ -9,6 +9,7 @@ from typing import Any, List, Optional, Sequence
 
 import yaml
 
+from mf_ros.core.documents import values_of_yaml
 from mf_ros.errors import ModelError
 
 UNKNOWN = "unknown"
@@ -82,8 +83,8 @@ def _front_matter(card: Path) -> List[str]:
         with card.open("rb") as file:
             text = file.read(_LARGEST_CARD).decode("utf-8", "replace")
         front = re.match(r"\ufeff?---\s*\n(.*?)\n---", text, re.DOTALL)
-        return licences_in(yaml.safe_load(front.group(1)) if front else {})
-    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+        return licences_in(values_of_yaml(front.group(1)) if front else {})
+    except (OSError, yaml.YAMLError, ValueError):
         return []
 
 

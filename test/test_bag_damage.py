@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -176,3 +179,39 @@ def test_messages_with_an_impossible_log_time_are_left_out_and_reported(make: di
         assert recording.duration_s == pytest.approx(1.95)
         assert recording.damage is not None and "log time is impossible" in recording.damage
         assert recording.damage.count("log time is impossible") == 1
+
+
+def nested_aliases(levels: str) -> str:
+    """Nine levels, each of ten aliases of the one before: a billion values in a kilobyte."""
+    lines = (f"l{n}: &l{n} {levels.format(', '.join([f'*l{n - 1}'] * 10))}\n" for n in range(1, 10))
+    return "l0: &l0 {x: 1}\n" + "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: nested_aliases("[{}]") + text.replace("part_9.mcap", "*l9"), "more than 250000 values"),
+        (lambda text: nested_aliases("{{<<: [{}]}}") + text, "more than 250000 values"),
+        (lambda text: text.replace("part_9.mcap", "[" * 5000), "nested too deep"),
+        (lambda text: text.replace("part_9.mcap", "{a: b}"), "no list of names"),
+        (lambda text: text + "#" * 2**20, "more than 1048576 bytes"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_reported_and_the_files_beside_it_are_read(
+    change: Callable[[str], str], reason: str, tmp_path: Path
+) -> None:
+    directory = write_split(tmp_path / "bag")
+    metadata = directory / "metadata.yaml"
+    metadata.write_text(change(metadata.read_text()))
+    with open_recording(directory) as recording:
+        assert order_of(recording) == EXPECTED
+        assert recording.damage is not None and reason in recording.damage
+
+
+def test_a_qos_of_aliases_without_end_is_refused(tmp_path: Path) -> None:
+    directory = write_rosbag2(tmp_path / "bag", StoragePlugin.SQLITE3)
+    with closing(sqlite3.connect(next(directory.glob("*.db3")))) as connection:
+        connection.execute("UPDATE topics SET offered_qos_profiles = ?", (nested_aliases("{{<<: [{}]}}"),))
+        connection.commit()
+    with pytest.raises(BagError, match=r"QoS of a topic is no YAML of ROS \(it stands for more than 250000 values\)"):
+        open_recording(directory)

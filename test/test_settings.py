@@ -109,10 +109,19 @@ def test_a_ros_parameter_file_may_hold_names_of_the_node_itself(tmp_path):
         load_config(path)
 
 
+def of_aliases(lists):
+    """Nine groups of ten aliases, each of the group before."""
+    groups = "".join(f"l{n}: &l{n} {lists.format(', '.join([f'*l{n - 1}'] * 10))}\n" for n in range(1, 10))
+    return "l0: &l0 {x: 1}\n" + groups + "engine: {quality: *l9}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("a: [1,", "is not YAML"),
+        (of_aliases("[{}]"), "stands for more than 250000 values"),
+        (of_aliases("{{<<: [{}]}}"), "stands for more than 250000 values"),
+        ("engine: &it {quality: *it}", "stands for more than 250000 values"),
         ("- 1\n- 2\n", "names with values"),
         ("\xff\xfe", "settings"),
         ("[" * 5000, "nested too deep"),
@@ -125,6 +134,11 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path, text, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
+
+
+def test_aliases_repeat_and_merge_what_was_written_once(tmp_path):
+    text = "robots: &far {max_range_m: 40.0}\nlidar: {<<: *far}\n"
+    assert load_config(write(tmp_path, text), extra=["robots"]).lidar.max_range_m == 40.0
 
 
 def test_a_missing_file_is_named(tmp_path):

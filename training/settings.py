@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Literal, Mapping, Option
 
 import yaml
 
+from mf_ros.core.documents import values_of_yaml
 from mf_ros.core.settings import plain_values, read_yaml
 from mf_ros.errors import ConfigError
 from mf_training.config import FREE_TO_CHANGE, TrainConfig, validate
@@ -114,7 +115,7 @@ def _override(text: str) -> Tuple[str, Any]:
     if not sign or not key.strip():
         raise ConfigError(f"'{text}' is no setting: write key=value, such as optimiser.lr=3.0e-4.")
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), values_of_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"The value of '{text}' cannot be read: {' '.join(str(error).split())}.") from error
 

@@ -18,6 +18,7 @@ from mf_ros.bags.definitions import distro_names
 from mf_ros.bags.mcap_source import MCAP_MAGIC, McapSource
 from mf_ros.bags.rosbags_source import RosbagsSource
 from mf_ros.bags.source import BagPath, PathArgument, Source
+from mf_ros.core.documents import values_of_yaml
 from mf_ros.errors import BagError, require_package
 
 zstandard = require_package("zstandard", extra="bags")
@@ -29,7 +30,7 @@ BAG_SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 """How the names of storage files end."""
 
 _ROS1_MAGIC, _SQLITE_MAGIC, _ZSTD_MAGIC = b"#ROSBAG V", b"SQLite format 3\0", b"\x28\xb5\x2f\xfd"
-_MAX_METADATA_BYTES = 2**26
+_MAX_METADATA_BYTES = 2**20
 _COPY_BYTES = 2**20
 _ZSTD_HEADER_BYTES = 18
 # A few bytes can unpack to any number; half of the disk is left to others.
@@ -120,10 +121,15 @@ def _listed(files: BagFiles, directory: BagPath, entries: Any) -> Tuple[List[str
         return [], []
     try:
         with entries[METADATA_NAME].open("rb") as stream:
-            document = yaml.safe_load(stream.read(_MAX_METADATA_BYTES))
-        information = document["rosbag2_bagfile_information"]
+            text = stream.read(_MAX_METADATA_BYTES + 1)
+        if len(text) > _MAX_METADATA_BYTES:
+            raise ValueError(f"it has more than {_MAX_METADATA_BYTES} bytes")
+        information = values_of_yaml(text.decode("utf-8"))["rosbag2_bagfile_information"]
+        paths = information["relative_file_paths"]
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise ValueError("its relative_file_paths are no list of names")
         # Only the names count: bags get moved, and a name must not lead out of the directory.
-        listed = [PurePosixPath(str(name)).name for name in information["relative_file_paths"]]
+        listed = [PurePosixPath(path).name for path in paths]
         files.expected_messages += int(information.get("message_count") or 0)
         files.ros_distro = files.ros_distro or _known_distro(information.get("ros_distro"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple, Type
 
+import yaml
+
 from mf_ros.bags.source import DAMAGED_DATA, BagPath, Channel, Definition, RawMessage
+from mf_ros.core.documents import values_of_yaml
 from mf_ros.errors import BagError, require_package
 
 rosbag1 = require_package("rosbags.rosbag1", extra="bags")
@@ -44,6 +49,8 @@ class RosbagsSource:
             *DAMAGED_DATA,
             *_sqlite_errors(),
         )
+        if not ros1 and isinstance(path, Path):
+            _check_profiles(path)
         try:
             self._reader: Any = rosbag1.Reader(path) if ros1 else rosbag2.Reader(path)
             self._reader.open()
@@ -105,6 +112,27 @@ class RosbagsSource:
         if encoding == "cdr":
             encoding = connection.ext.serialization_format
         return Channel(number, connection.topic, connection.msgtype, encoding, definition, connection.msgcount)
+
+
+def _check_profiles(path: Path) -> None:
+    """Refuse a sqlite3 file whose topics have a QoS of YAML aliases without end: rosbags would write them all out.
+
+    Raises:
+        BagError: there is such a topic.
+    """
+    # One that cannot be read is left to the reader, who says why.
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as connection:
+            found = "SELECT DISTINCT offered_qos_profiles FROM topics WHERE offered_qos_profiles LIKE '%*%'"
+            profiles = [str(text) for (text,) in connection.execute(found)]
+    except sqlite3.Error:
+        return
+    for profile in profiles:
+        try:
+            values_of_yaml(profile)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise BagError(f"{path} cannot be read: the QoS of a topic is no YAML of ROS ({reason}).") from error
 
 
 def _has_log(path: BagPath) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Collection, Dict, List, Literal, Mapping, Optional, Tupl
 import yaml
 
 from mf_ros.core.config import Config
-from mf_ros.core.documents import bounded_text
+from mf_ros.core.documents import bounded_text, values_of_yaml
 from mf_ros.errors import ConfigError
 
 _MAX_FILE_BYTES = 1_000_000
@@ -140,15 +140,15 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it cannot be read, is too large for settings, or is not YAML.
     """
     try:
-        return yaml.safe_load(bounded_text(path, _MAX_FILE_BYTES, "settings file", ConfigError))
+        return values_of_yaml(bounded_text(path, _MAX_FILE_BYTES, "settings file", ConfigError))
     except OSError as error:
         raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"Cannot read the settings file {path}: it is not UTF-8 text.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"The settings file {path} is not YAML: {' '.join(str(error).split())}.") from error
-    except RecursionError as error:
-        raise ConfigError(f"The settings file {path} is not YAML of settings: it is nested too deep.") from error
+        raise ConfigError(
+            f"The settings file {path} is not YAML of settings: {' '.join(str(error).split())}."
+        ) from error
 
 
 def dump_config(config: Config) -> str:
