@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watch(clock: Clock) -> InputWatch:
-    return InputWatch("image", "/image", IMAGE, clock)
+    return InputWatch("image", "/image", IMAGE, clock=clock)
 
 
 def test_rate_and_age_follow_the_messages(watch: InputWatch, clock: Clock) -> None:
@@ -54,6 +54,36 @@ def test_nothing_is_said_while_messages_come_or_might_still_come(watch: InputWat
     clock.now += 10.0
     watch.note()
     assert watch.why_silent([CAMERA_NODE], []) == ""
+
+
+def test_a_slow_sensor_is_silent_only_when_it_misses_its_own_rate(watch: InputWatch, clock: Clock) -> None:
+    said = []
+    for _ in range(5):
+        watch.note()
+        clock.now += 5.0
+        said.append(watch.is_silent)
+    assert said == [True, False, False, False, False], "one message has no rate yet"
+    assert watch.rate_hz == pytest.approx(0.2)
+    clock.now += 11.0
+    assert watch.is_silent and watch.rate_hz == 0.0
+
+
+def test_one_pause_changes_nothing_about_what_a_fast_sensor_usually_does(watch: InputWatch, clock: Clock) -> None:
+    for number in range(20):
+        clock.now += 600.0 if number == 15 else 0.1
+        watch.note()
+    clock.now += 2.1
+    assert watch.is_silent
+
+
+def test_a_calibration_that_came_once_is_not_silent(clock: Clock) -> None:
+    watch = InputWatch("camera_info", "/camera_info", "sensor_msgs/msg/CameraInfo", once=True, clock=clock)
+    latched = Publisher("/camera", "sensor_msgs/msg/CameraInfo", "reliable", "transient_local")
+    clock.now += 3.0
+    assert "qos_overrides./camera_info.subscription.durability: transient_local" in watch.why_silent([latched], [])
+    watch.note()
+    clock.now += 3600.0
+    assert watch.why_silent([latched], []) == ""
 
 
 @pytest.mark.parametrize(

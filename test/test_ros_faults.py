@@ -16,8 +16,8 @@ pytest.importorskip("rosbags")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_peer import BEST_EFFORT, NodeProcess, Peer, frames, new_domain, stamp_of, wait_until
-from wall_scene import stamp
+from ros_peer import BEST_EFFORT, BUILD, LATCHED, TYPES, NodeProcess, Peer, frames, new_domain, stamp_of, wait_until
+from wall_scene import CAMERA, CAMERA_FRAME, stamp
 
 pytestmark = pytest.mark.ros
 
@@ -129,6 +129,27 @@ def test_an_override_of_the_qos_works(start: Start) -> None:
         for topic in ("/image", "/points")
     }
     assert reliability == {"/image": "RELIABLE", "/points": "BEST_EFFORT"}
+
+
+def test_a_calibration_that_was_sent_once_before_the_node_was_there(start: Start) -> None:
+    domain = new_domain()
+    camera = Peer(domain)
+    msgtype, info = BUILD.camera_info(CAMERA, stamp(0), CAMERA_FRAME)
+    camera.node.create_publisher(TYPES[msgtype], "/camera_info", LATCHED).publish(info)
+    node, peer = start(domain=domain)
+    assert node.says("qos_overrides./camera_info.subscription.durability: transient_local"), node.log
+    node.stop()
+    kept = {"durability": "transient_local", "reliability": "reliable"}
+    overrides = {f"qos_overrides./camera_info.subscription.{policy}": value for policy, value in kept.items()}
+    start(overrides, domain=domain, listen=(), extrinsics=False)
+    pixels = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    for number in frames(40, 0, 0.1):
+        peer.publish_sweep(number)
+        peer.publish("/image", BUILD.image(pixels, stamp(number), CAMERA_FRAME, "rgb8"))
+    assert peer.heard[DEPTH]
+    assert wait_until(lambda: float(peer.diagnostic("inputs", "/camera_info age s") or 0) > 2.5)
+    assert "camera_info" not in peer.status["inputs"].message
+    camera.close()
 
 
 def test_a_slow_engine_skips_images_and_keeps_latency_bounded(start: Start) -> None:

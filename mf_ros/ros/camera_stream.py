@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable, Dict, Optional
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from mf_ros.core.config import Config
@@ -24,7 +24,13 @@ from mf_ros.ros.types import MessageTypes, message_builder
 
 # Policies and no profile: overriding one changes the profile that was given.
 _OUTPUT_QOS = {"history": HistoryPolicy.KEEP_LAST, "depth": 2, "reliability": ReliabilityPolicy.RELIABLE}
+_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 _LONGEST_UNJUDGED_S = 1.0
+
+
+def qos_overrides() -> QoSOverridingOptions:
+    """What parameters may change about the QoS of each of the node's topics."""
+    return QoSOverridingOptions(_OVERRIDABLE)
 
 
 class CameraStream:
@@ -154,7 +160,7 @@ class CameraStream:
             self._types[msgtype],
             self.prefix + topic,
             QoSProfile(**_OUTPUT_QOS),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=qos_overrides(),
         )
 
     def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:

@@ -14,14 +14,13 @@ from rclpy.qos import (
     ReliabilityPolicy,
     qos_policy_name_from_kind,
 )
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from mf_ros.core import messages
 from mf_ros.core.config import NodeConfig
 from mf_ros.core.topics import CAMERA_INFO_TYPE, IMAGE_TYPES, POINTS_TYPE, TF_TYPES
 from mf_ros.core.transforms import StampedTransform
 from mf_ros.errors import MessageError, TransformError
-from mf_ros.ros.camera_stream import CameraStream
+from mf_ros.ros.camera_stream import CameraStream, qos_overrides
 from mf_ros.ros.types import MessageTypes
 from mf_ros.ros.watch import InputWatch, Publisher
 
@@ -136,7 +135,8 @@ class NodeInputs:
         watched: bool = True,
     ) -> None:
         name = self._node.resolve_topic_name(topic)
-        watch = InputWatch(role, name, msgtype)
+        # Some drivers send the calibration once or rarely.
+        watch = InputWatch(role, name, msgtype, once=msgtype == CAMERA_INFO)
         recent = self._recent.setdefault(name, deque(maxlen=kept))
 
         def on_message(message: Any) -> None:
@@ -155,7 +155,7 @@ class NodeInputs:
                 on_message,
                 QoSProfile(**qos),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_refused),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                qos_overriding_options=qos_overrides(),
             )
         )
         if watched:

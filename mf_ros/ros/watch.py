@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import threading
 import time
 from collections import deque
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 from typing import Callable, Deque, Optional, Sequence
 
 _KEPT = 30
+# Silence is what lasts so long, and so many times as long as the topic usually takes from one message to the next.
 _SILENT_S = 2.0
+_SILENT_PERIODS = 3
 _LISTED = 4
 
 
@@ -36,15 +40,25 @@ class InputWatch:
         role: what the node calls it, for example ``image``.
         topic: its full name after remapping.
         msgtype: of the subscription, for example ``sensor_msgs/msg/Image``.
+        once: one message is enough, so that silence after it is none.
         clock: seconds that never go back.
     """
 
-    def __init__(self, role: str, topic: str, msgtype: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        role: str,
+        topic: str,
+        msgtype: str,
+        *,
+        once: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.role = role
         self.topic = topic
         self.msgtype = msgtype
         self.count = 0
         self.refused_policy = ""
+        self._once = once
         self._clock = clock
         self._started = clock()
         self._times: Deque[float] = deque(maxlen=_KEPT)
@@ -65,7 +79,7 @@ class InputWatch:
         """Messages per second over the last ones; 0 when nothing came lately."""
         with self._lock:
             times = list(self._times)
-        if len(times) < 2 or self._clock() - times[-1] > max(_SILENT_S, 3 * (times[-1] - times[-2])):
+        if len(times) < 2 or self._clock() - times[-1] > _patience_s(times):
             return 0.0
         span = times[-1] - times[0]
         return (len(times) - 1) / span if span > 0 else 0.0
@@ -84,8 +98,10 @@ class InputWatch:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing came for long enough to say so."""
-        return self.silent_s >= _SILENT_S
+        """Whether nothing came for longer than the topic's own rate explains."""
+        with self._lock:
+            times = list(self._times)
+        return not (self._once and times) and self.silent_s >= _patience_s(times)
 
     def why_silent(self, publishers: Sequence[Publisher], others: Sequence[str]) -> str:
         """One sentence on why nothing comes and what to do; empty while messages come.
@@ -115,7 +131,19 @@ class InputWatch:
                 f"No {self.role}: {who.node} offers '{self.topic}' with another {policy} than this node asks for; set "
                 f"qos_overrides.{self.topic}.subscription.{policy}{wanted}."
             )
+        if self._once and who.durability == "transient_local":
+            return (
+                f"No {self.role} {for_s}: {who.node} may have sent it before this node was active, and keeps it for "
+                f"those who ask: set qos_overrides.{self.topic}.subscription.durability: transient_local, and "
+                "reliability: reliable."
+            )
         return (
             f"No {self.role} {for_s}: {who.node} publishes '{self.topic}' ({who.reliability}, {who.durability}) but "
             "sends nothing: look at that node, and with large messages at the socket buffers of the DDS (docs/node.md)."
         )
+
+
+def _patience_s(times: Sequence[float]) -> float:
+    """How long nothing may come after these times before that is silence, seconds."""
+    periods = [after - before for before, after in itertools.pairwise(times)]
+    return max(_SILENT_S, _SILENT_PERIODS * statistics.median(periods)) if periods else _SILENT_S
