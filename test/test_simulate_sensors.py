@@ -200,8 +200,8 @@ def test_the_bag_of_a_solid_state_lidar_has_the_fields_of_its_driver_and_no_scan
         clouds = [message.decode() for message in recording.messages(["/points"])]
         images = [decode_image(m.decode()) for m in recording.messages(["/camera/image_raw/compressed"])]
         depths = [decode_depth_image(m.decode()) for m in recording.messages(["/camera/depth/ground_truth"])]
-    assert [field.name for field in clouds[0].fields] == ["x", "y", "z", "intensity", "tag", "timestamp"]
-    assert [field.datatype for field in clouds[0].fields] == [7, 7, 7, 7, 2, 8]
+    assert [field.name for field in clouds[0].fields] == ["x", "y", "z", "intensity", "tag", "line", "timestamp"]
+    assert [field.datatype for field in clouds[0].fields] == [7, 7, 7, 7, 2, 2, 8]
     assert len(clouds) == len(images) == len(depths) == 3
     for cloud in clouds:
         sweep = decode_cloud(cloud)

@@ -195,7 +195,10 @@ class _Check:
         if not filled:
             return
         if filled[0].ring is None:
-            advice = "Use a driver or point type with a ring field to measure accuracy on held-out rings."
+            advice = (
+                "For a LiDAR that spins, use a driver or point type with a ring field to measure accuracy on held-out "
+                "rings; one without scan lines, such as a Livox, is used as it is."
+            )
             self._add("note", f"{topic}: the points have no ring, so accuracy is measured on random points.", advice)
         if filled[0].time_s is None:
             advice = "Use a driver or point type with a time field if the robot moves fast."

@@ -93,9 +93,9 @@ def simulate(
     """Drive a robot through a random scene and write what its sensors see as a rosbag2 MCAP file.
 
     Topics: /camera/image_raw (rgb8; or /camera/image_raw/compressed), /camera/camera_info, /points (Velodyne's layout,
-    or for the solid-state LiDAR that of the Livox driver for a single beam, without ``line``; each point measured at
-    its own time), /tf_static, /tf and /odom at 50 Hz, and /camera/depth/ground_truth (32FC1, on the grid of the
-    distorted image). The same arguments give the same file, byte for byte.
+    or for the solid-state LiDAR that of the Livox driver, with a single laser; each point measured at its own time),
+    /tf_static, /tf and /odom at 50 Hz, and /camera/depth/ground_truth (32FC1, on the grid of the distorted image). The
+    same arguments give the same file, byte for byte.
 
     Args:
         out: file to write, replaced if it exists.
@@ -216,6 +216,7 @@ def _write_sweep(writer: McapWriter, sweep: LidarSweep, log_ns: int) -> None:
     columns: Dict[str, AnyArray] = {name: sweep.points[:, index] for index, name in enumerate("xyz")}
     columns["intensity"] = sweep.intensity
     columns["tag"] = np.zeros(len(sweep), np.uint8)
+    columns["line"] = np.zeros(len(sweep), np.uint8)  # number of the laser, of which it has one
     columns["timestamp"] = sweep.stamp_ns + sweep.time_s.astype(np.float64) * 1e9
     _, cloud = writer.builder.point_columns(columns, sweep.stamp_ns, sweep.frame_id)
     writer.write_raw(POINTS_TOPIC, cloud, log_ns)
