@@ -152,9 +152,10 @@ def test_a_snapshot_holds_inputs_and_outputs(peer: Peer) -> None:
     with open_recording(Path(answer.message)) as bag:
         topics = {topic.name for topic in bag.topics}
         assert {"/image", "/camera_info", "/points", "/tf_static", *(f"/{output}" for output in OUTPUTS)} <= topics
-        images = [message.log_ns for message in bag.messages(["/image"])]
-        depths = [message.log_ns for message in bag.messages([DEPTH])]
-    assert depths and depths[0] in images
+        images = {stamp_of(message.decode()): message.log_ns for message in bag.messages(["/image"])}
+        depths = {stamp_of(message.decode()): message.log_ns for message in bag.messages([DEPTH])}
+    (stamp,) = depths
+    assert images[stamp] < depths[stamp] < images[stamp] + 10 * 10**9, "logged when they came, depth after its image"
 
 
 def test_diagnostics_tell_rates_latency_engine_and_calibration(peer: Peer) -> None:

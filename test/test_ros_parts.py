@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +12,14 @@ import pytest
 pytest.importorskip("rclpy")
 
 from diagnostic_updater import DiagnosticStatusWrapper
+from wall_scene import CAMERA, CAMERA_FRAME, extrinsics, stamp, wall
 
 from mf_ros.engine import reasons
 from mf_ros.engine.stats import Latency, ReasonCounter
 from mf_ros.ros.diagnostics import ERROR, OK, WARN, DepthStatus
+from mf_ros.ros.inputs import Received
+from mf_ros.ros.snapshot import write_snapshot
+from mf_ros.ros.types import message_builder
 
 pytestmark = pytest.mark.ros
 
@@ -84,3 +89,22 @@ def test_an_engine_that_hangs_is_told() -> None:
     assert camera.after(1.0, 30, 1)[0] == OK
     assert camera.after(30.0, 0, 0) == (OK, "no image came")
     assert camera.after(1.0, 30, 0, stale=29)[0] == OK, "the pause is no time of the engine"
+
+
+def test_a_snapshot_begins_with_what_is_sent_once_however_long_ago_that_was(tmp_path: Path) -> None:
+    pytest.importorskip("rosbag2_py")
+    pytest.importorskip("rosbags")
+    from mf_ros.bags.reader import open_recording
+
+    build = message_builder(reuse=False)
+    now, hours = 1_700_000_000 * 10**9, 4 * 3600 * 10**9
+    received = [
+        Received("/points", now + 10**8, *build.sweep(wall(1))),
+        Received("/tf", now - 10**9, *build.transforms([extrinsics()])),
+        Received("/tf_static", now - hours, *build.transforms([extrinsics()])),
+        Received("/camera_info", now - hours, *build.camera_info(CAMERA, stamp(0), CAMERA_FRAME)),
+    ]
+    with open_recording(write_snapshot(tmp_path, received)) as bag:
+        logged = [(each.topic, each.log_ns - now) for each in bag.messages([each.topic for each in received])]
+    assert logged[:2] == [("/tf_static", -(10**9)), ("/camera_info", -(10**9))]
+    assert logged[2:] == [("/tf", -(10**9)), ("/points", 10**8)]

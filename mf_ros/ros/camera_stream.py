@@ -45,7 +45,7 @@ class CameraStream:
     Attributes:
         prefix: first part of its topics.
         label: first part of its names in the diagnostics.
-        last: the last result that was made.
+        last, last_ns: the last result that was made, and when it was published, nanoseconds of the wall clock.
         refined: where results are offered to be refined; None while nothing is.
     """
 
@@ -55,6 +55,7 @@ class CameraStream:
         self.pipeline = self._pipeline(config, engine)
         self.health = HealthMonitor()
         self.last: Optional[DepthResult] = None
+        self.last_ns = 0
         self.refined: Optional[RefinedStream] = None
         self._epoch = 0
         self._judged = 0.0
@@ -137,7 +138,7 @@ class CameraStream:
             self.pipeline.warnings.add(reasons.NOT_PUBLISHED, str(error))
             return
         published = time.perf_counter()
-        self.last = result
+        self.last, self.last_ns = result, time.time_ns()
         if refined is not None and refine:
             refined.offer(result, self._epoch)
         age_ms = (time.monotonic_ns() - result.source.received_ns) / 1e6

@@ -282,7 +282,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
         """The last results as messages, each with arrays of its own."""
         builder = message_builder(reuse=False)
         return [
-            Received(stream.publishers[output].topic_name, *stream.message(builder, output))
+            Received(stream.publishers[output].topic_name, stream.last_ns, *stream.message(builder, output))
             for stream in self._streams
             if stream.last is not None
             for output in OUTPUTS

@@ -43,9 +43,10 @@ _KEPT, _KEPT_TF = 3, 300
 
 
 class Received(NamedTuple):
-    """A message that was kept, with the topic it came on and its type."""
+    """A message that was kept: the topic it came on, when in nanoseconds of the wall clock, and its type."""
 
     topic: str
+    received_ns: int
     msgtype: str
     message: Any
 
@@ -142,7 +143,7 @@ class NodeInputs:
         def on_message(message: Any) -> None:
             store(message)
             watch.note()
-            recent.append(Received(name, msgtype, message))
+            recent.append(Received(name, time.time_ns(), msgtype, message))
             self._wake()
 
         def on_refused(event: Any) -> None:

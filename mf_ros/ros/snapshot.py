@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List
 
 from rclpy.serialization import serialize_message
 
-from mf_ros.core import messages
-from mf_ros.errors import BagError, MessageError, MissingDependencyError
-from mf_ros.ros.inputs import Received
+from mf_ros.errors import BagError, MissingDependencyError
+from mf_ros.ros.inputs import CAMERA_INFO, Received
 
+_STATIC = "/tf_static"
 _STORAGES = ("mcap", "sqlite3")
 _LATCHED = """- history: 1
   depth: 1
@@ -28,6 +28,8 @@ _LATCHED = """- history: 1
 def write_snapshot(folder: Path, received: Iterable[Received]) -> Path:
     """Write messages as a rosbag2 bag into a new folder inside ``folder``; MCAP where its storage is installed.
 
+    They are logged at the time at which they came.
+
     Raises:
         MissingDependencyError: rosbag2 is not installed.
         BagError: there is nothing to write, or it cannot be written.
@@ -38,7 +40,7 @@ def write_snapshot(folder: Path, received: Iterable[Received]) -> Path:
         raise MissingDependencyError(
             f"rosbag2_py is not installed ({error}): apt install ros-$ROS_DISTRO-rosbag2-py."
         ) from error
-    listed = sorted(((_stamp_ns(each), each) for each in received), key=lambda pair: pair[0])
+    listed = _in_order(received)
     if not listed:
         raise BagError("There is no message to write yet: is the node active, and does it receive anything?")
     path = folder.expanduser() / time.strftime("snapshot_%Y%m%d_%H%M%S")
@@ -51,12 +53,12 @@ def write_snapshot(folder: Path, received: Iterable[Received]) -> Path:
         number += 1
         path = path.with_name(f"{path.name.split('-')[0]}-{number}")
     writer = _open(rosbag2_py, path)
-    topics: Dict[str, str] = {each.topic: each.msgtype for _, each in listed}
+    topics: Dict[str, str] = {each.topic: each.msgtype for each in listed}
     try:
         for number, (topic, msgtype) in enumerate(topics.items()):
             writer.create_topic(_topic(rosbag2_py, number, topic, msgtype))
-        for stamp, each in listed:
-            writer.write(each.topic, serialize_message(each.message), stamp)
+        for each in listed:
+            writer.write(each.topic, serialize_message(each.message), each.received_ns)
     except RuntimeError as error:
         raise BagError(f"{path} cannot be written: {error}.") from error
     finally:
@@ -80,7 +82,7 @@ def _open(rosbag2_py: Any, path: Path) -> Any:
 
 
 def _topic(rosbag2_py: Any, number: int, topic: str, msgtype: str) -> Any:
-    profiles: Any = _LATCHED if topic == "/tf_static" else ""
+    profiles: Any = _LATCHED if topic == _STATIC else ""
     common = {"name": topic, "type": msgtype, "serialization_format": "cdr"}
     try:
         profiles = rosbag2_py._storage.to_rclcpp_qos_vector(profiles, 9) if profiles else []
@@ -90,12 +92,17 @@ def _topic(rosbag2_py: Any, number: int, topic: str, msgtype: str) -> Any:
         return rosbag2_py.TopicMetadata(offered_qos_profiles=profiles or "", **common)
 
 
-def _stamp_ns(received: Received) -> int:
-    message = received.message
-    header: Optional[Any] = getattr(message, "header", None)
-    if header is None and getattr(message, "transforms", None):
-        header = message.transforms[0].header
-    try:
-        return messages.stamp_ns(header)
-    except MessageError:
-        return 0
+def _in_order(received: Iterable[Received]) -> List[Received]:
+    """By time; what is sent once and holds from then on comes with the first of the others.
+
+    It may have come hours before them, and a player would wait as long.
+    """
+    listed = list(received)
+    begin = min((each.received_ns for each in listed if not _holds(each)), default=0)
+    moved = [each._replace(received_ns=max(each.received_ns, begin)) if _holds(each) else each for each in listed]
+    # Of equal times it goes first.
+    return sorted(moved, key=lambda each: (each.received_ns, not _holds(each)))
+
+
+def _holds(received: Received) -> bool:
+    return received.topic == _STATIC or received.msgtype == CAMERA_INFO
