@@ -6,16 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Callable, Iterator
 
 import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from diagnostic_updater import DiagnosticStatusWrapper
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_peer import new_domain
 from wall_scene import CAMERA, CAMERA_FRAME, extrinsics, stamp, wall
 
 from mf_ros.engine import reasons
+from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.engine.stats import Latency, ReasonCounter
+from mf_ros.ros.depth_node import DepthNode
 from mf_ros.ros.diagnostics import ERROR, OK, WARN, DepthStatus
 from mf_ros.ros.inputs import Received
 from mf_ros.ros.snapshot import write_snapshot
@@ -108,3 +116,33 @@ def test_a_snapshot_begins_with_what_is_sent_once_however_long_ago_that_was(tmp_
         logged = [(each.topic, each.log_ns - now) for each in bag.messages([each.topic for each in received])]
     assert logged[:2] == [("/tf_static", -(10**9)), ("/camera_info", -(10**9))]
     assert logged[2:] == [("/tf", -(10**9)), ("/points", 10**8)]
+
+
+@pytest.fixture
+def node_with() -> Iterator[Callable[..., DepthNode]]:
+    """Makes nodes with settings that are not spun."""
+    context = Context()
+    rclpy.init(context=context, domain_id=new_domain())
+    nodes = []
+
+    def make(**settings: Any) -> DepthNode:
+        given = {"engine.name": "classical", **settings}
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in given.items()]
+        nodes.append(DepthNode(context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.shutdown()
+
+
+def test_what_was_advertised_is_forgotten_at_cleanup(node_with: Callable[..., DepthNode]) -> None:
+    node = node_with()
+    before = len(list(node.publishers))
+    for _ in range(3):
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert len(node._managed_entities) == len(OUTPUTS)
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert not node._managed_entities, "they would change their state with the node for ever"
+    assert len(list(node.publishers)) == before

@@ -112,7 +112,8 @@ class CameraStream:
     def destroy(self) -> None:
         """Take the topics away."""
         for publisher in self.publishers.values():
-            self.retract(publisher)
+            # The other way to destroy one leaves it among those whose state the node changes with its own.
+            self._node.destroy_lifecycle_publisher(publisher)
         self.publishers = {}
 
     def _process(self, frame_set: FrameSet) -> None:
