@@ -11,8 +11,9 @@ from typing import Dict, Iterator
 
 import pytest
 
-for package in ("tyro", "torch", "rosbags"):
-    pytest.importorskip(package)
+pytest.importorskip("tyro")
+pytest.importorskip("torch")
+pytest.importorskip("rosbags")
 
 from mf_ros.cli import main as cli
 from mf_training.settings import load_train_config
