@@ -146,3 +146,10 @@ def test_what_was_advertised_is_forgotten_at_cleanup(node_with: Callable[..., De
         assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
     assert not node._managed_entities, "they would change their state with the node for ever"
     assert len(list(node.publishers)) == before
+
+
+def test_a_camera_that_cannot_be_made_takes_the_one_before_along(node_with: Callable[..., DepthNode]) -> None:
+    node = node_with(node__camera_names=["front", "rear camera"])
+    before = len(list(node.publishers))
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert len(list(node.publishers)) == before and not node._managed_entities

@@ -114,7 +114,9 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             names = self._config.node.camera_names or ("",)
             if len(set(names)) != len(names) or not self._config.node.points_topics:
                 raise ConfigError("node.camera_names must differ, and node.points_topics name at least one topic.")
-            self._streams = [CameraStream(self, name, self._config, self._engine) for name in names]
+            for name in names:
+                # One by one, so that those before one that fails are taken away again.
+                self._streams.append(CameraStream(self, name, self._config, self._engine))
         except (MfRosError, rclpy.exceptions.InvalidTopicNameException) as error:
             self.get_logger().error(f"Not configured: {error}")
             self._tear_down()
