@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mf_ros.core.encoding import decode_depth, encode_depth, encode_sparse
+from mf_ros.core.encoding import decode_depth, encode_depth, encode_sparse, unknown_where, zero_where
 from mf_ros.errors import MessageError
 
 NAN, INF = np.nan, np.inf
@@ -39,6 +39,15 @@ def test_sparse_depth_is_unknown_where_there_is_no_return():
     sparse, out = np.array([[0.0, 3.25, -1.0, NAN, 1e-30]], np.float32), np.ones((1, 5), np.float32)
     assert encode_sparse(sparse, out) is out
     np.testing.assert_array_equal(out, np.float32([[NAN, 3.25, NAN, NAN, 1e-30]]))
+
+
+def test_values_become_unknown_or_zero_where_asked_and_nowhere_else():
+    values = np.array([[1.5, -2.0, 0.0, INF, NAN, 1e-40], [7.0, -0.0, 3.0, -INF, NAN, 9.0]], np.float32)
+    where = np.array([[True] * 6, [False] * 6])
+    out = np.empty_like(values)
+    np.testing.assert_array_equal(unknown_where(where, values, out), [[NAN] * 6, values[1]])
+    np.testing.assert_array_equal(zero_where(where, values, out), [[0.0] * 6, values[1]])
+    assert values[0, 0] == 1.5, "the input stays as it was"
 
 
 def test_millimetres_are_rounded_and_zero_stands_for_all_that_is_no_depth():

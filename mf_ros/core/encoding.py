@@ -6,7 +6,7 @@ from typing import Tuple
 
 import numpy as np
 
-from mf_ros.core.types import AnyArray, FloatArray
+from mf_ros.core.types import AnyArray, BoolArray, FloatArray
 from mf_ros.errors import MessageError
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
@@ -50,10 +50,30 @@ def encode_sparse(depth: FloatArray, out: FloatArray) -> FloatArray:
     Returns:
         ``out``: the depth, NaN where it is not above 0.
     """
+    return unknown_where(~(depth > 0), depth, out)
+
+
+def unknown_where(where: BoolArray, values: FloatArray, out: FloatArray) -> FloatArray:
+    """Values without those that are not to be known.
+
+    Args:
+        where: (H, W) bool, what becomes NaN.
+        values: (H, W) float32.
+        out: (H, W) float32 array to fill.
+
+    Returns:
+        ``out``.
+    """
     bits = out.view(np.uint32)
     # With all bits of NaN set any number is NaN; np.where takes three times as long.
-    np.multiply(~(depth > 0), _NAN_BITS, out=bits)
-    np.bitwise_or(bits, depth.view(np.uint32), out=bits)
+    np.multiply(where, _NAN_BITS, out=bits)
+    np.bitwise_or(bits, values.view(np.uint32), out=bits)
+    return out
+
+
+def zero_where(where: BoolArray, values: FloatArray, out: FloatArray) -> FloatArray:
+    """``unknown_where`` with 0 in the place of NaN."""
+    np.multiply(values.view(np.uint32), ~where, out=out.view(np.uint32))
     return out
 
 

@@ -12,6 +12,7 @@ from mf_ros.core import messages
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.config import Config
 from mf_ros.core.deskew import pose_age_ns
+from mf_ros.core.encoding import unknown_where, zero_where
 from mf_ros.core.projection import project_points, to_sparse_depth
 from mf_ros.core.transforms import TransformTree
 from mf_ros.core.types import ByteArray, CameraFrame, CameraPoints, DepthEstimate, DoubleArray, LidarSweep, SparseDepth
@@ -273,7 +274,6 @@ def _without_guesses(estimate: DepthEstimate, min_confidence: float) -> DepthEst
     guessed = estimate.confidence < min_confidence
     if not guessed.any():
         return estimate
-    depth, confidence = estimate.depth.copy(), estimate.confidence.copy()
-    depth[guessed] = np.nan
-    confidence[guessed] = 0
+    depth = unknown_where(guessed, estimate.depth, np.empty_like(estimate.depth))
+    confidence = zero_where(guessed, estimate.confidence, np.empty_like(estimate.confidence))
     return replace(estimate, depth=depth, confidence=confidence)
