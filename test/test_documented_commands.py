@@ -1,4 +1,4 @@
-"""Every `mf-ros` command in the documents and in the help is one that the real parsers take."""
+"""Every `mf-ros` command in the documents and in the help is one that the parsers take; topics have their names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 pytest.importorskip("rosbags")
 
 from mf_ros.cli import main as cli
+from mf_ros.engine.outputs import OUTPUTS
 from mf_training.settings import load_train_config
 
 ROOT = Path(__file__).parents[1]
@@ -94,3 +95,9 @@ def test_the_parsers_take_every_command(
             pytest.fail(f"mf-ros {command}: {capsys.readouterr().err}")
         if words[0] == "train":
             load_train_config(*options._named())
+
+
+def test_the_document_of_bags_lists_the_topics_that_replay_writes() -> None:
+    section = TEXTS["bags.md"].partition("## Written by `replay`")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert listed == list(OUTPUTS)

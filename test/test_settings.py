@@ -20,6 +20,7 @@ from mf_ros.core.settings import (
     settings,
     validate,
 )
+from mf_ros.engine.quality import QUALITIES
 from mf_ros.errors import ConfigError
 
 DEPTH_YAML = Path(__file__).parents[1] / "config" / "depth.yaml"
@@ -196,3 +197,8 @@ def test_any_mapping_gives_settings_or_one_clear_error(mapping):
         assert str(error)
     else:
         validate(config)
+
+
+@pytest.mark.parametrize("name", QUALITIES)
+def test_the_setting_of_quality_says_how_many_cells_each_works_on(name):
+    assert f"{QUALITIES[name].cells:,}" in settings()["engine.quality"].description
