@@ -257,6 +257,28 @@ def test_a_stopped_refiner_publishes_nothing_of_the_image_that_it_was_at(
     assert camera.topics[DEPTH].messages == []
 
 
+@pytest.mark.parametrize("error", [ModelError("no such model"), ValueError("a defect")])
+def test_an_engine_that_cannot_be_loaded_is_no_problem_once_it_is_not_wanted_any_more(
+    camera: Camera, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading, go, failed = threading.Event(), threading.Event(), threading.Event()
+
+    def make(config: EngineConfig) -> MedianEngine:
+        loading.set()
+        assert go.wait(5.0)
+        failed.set()
+        raise error
+
+    refiner = Refiner(make)
+    refiner.use(FLUX, [camera])
+    assert loading.wait(5.0)
+    assert not refiner.stop()
+    go.set()
+    assert failed.wait(5.0)
+    time.sleep(0.1)
+    assert refiner.problem == "" and not caplog.records
+
+
 def test_one_engine_is_gone_before_another_is_loaded(camera: Camera, started: Callable[..., Refiner]) -> None:
     """Two would not fit into the memory of a GPU."""
     engine, made = SlowEngine(), []

@@ -158,7 +158,7 @@ class RefinedStream:
             self._drop(drop.reason, str(drop))
         except Exception as error:
             # One image that nobody foresaw must not end the others.
-            self._drop(FAULT, f"a fault of mf_ros ({type(error).__name__}: {error}); please report it.")
+            self._drop(FAULT, _problem(error))
         return True
 
     def close(self) -> None:
@@ -211,6 +211,9 @@ class RefinedStream:
         self.dropped.add(reason, text)
 
 
+_Streams = List[Tuple[RefinedCamera, RefinedStream]]
+
+
 class Refiner:
     """Loads the engine that refines, and runs it on the newest results of all cameras in turn.
 
@@ -226,7 +229,7 @@ class Refiner:
     def __init__(self, make: Callable[[EngineConfig], DepthEngine]) -> None:
         self.problem = ""
         self._make = make
-        self._streams: List[Tuple[RefinedCamera, RefinedStream]] = []
+        self._streams: _Streams = []
         self._worker: Optional[Worker] = None
         # One whose last image was not done when it was stopped.
         self._ending: Optional[Worker] = None
@@ -264,14 +267,14 @@ class Refiner:
             wanted = refining(config.engine)
         except ConfigError as error:
             self.stop()
-            self._fail(str(error))
+            self._fail(error)
             return
         with self._lock:
             if self._engine is None or wanted != self._used:
                 self._wanted = wanted
         if self._worker is None:
             self._streams = [(camera, RefinedStream(camera, config)) for camera in cameras]
-            self._worker = Worker([stream.work for stream in self.streams], self._load, self._fault)
+            self._worker = Worker([stream.work for stream in self.streams], self._load, self._fail)
             for camera, stream in self._streams:
                 camera.refined, stream.wake = stream, self._worker.wake
             self._worker.start()
@@ -294,7 +297,7 @@ class Refiner:
         with self._lock:
             self._streams = []
             self._engine = self._used = self._wanted = None
-        self.problem = ""
+            self.problem = ""
         ended = worker is None or worker.stop(_LONGEST_STOP_S)
         if worker is not None and not ended:
             self._ending = worker
@@ -315,8 +318,8 @@ class Refiner:
         gc.collect()
         try:
             engine = self._make(wanted)
-        except MfRosError as error:
-            self._fail(str(error))
+        except Exception as error:
+            self._fail(error, streams)
             return
         with self._lock:
             if self._streams is not streams:
@@ -326,10 +329,17 @@ class Refiner:
             stream.use_engine(without_memory(engine))
         _log.info("Depth is refined by %s.", engine.name)
 
-    def _fault(self, error: Exception) -> None:
-        """The engine could not be loaded, for a reason that nobody foresaw."""
-        self._fail(f"a fault of mf_ros ({type(error).__name__}: {error}); please report it.")
+    def _fail(self, error: Exception, streams: Optional[_Streams] = None) -> None:
+        """Say why nothing is refined, unless what it would have been for was stopped meanwhile."""
+        with self._lock:
+            if streams is not None and self._streams is not streams:
+                return
+            self.problem = _problem(error)
+        _log.error("Depth is not refined: %s", self.problem)
 
-    def _fail(self, text: str) -> None:
-        self.problem = text
-        _log.error("Depth is not refined: %s", text)
+
+def _problem(error: Exception) -> str:
+    """What to say of an error: its own sentence, or that nobody foresaw it."""
+    if isinstance(error, MfRosError):
+        return str(error)
+    return f"a fault of mf_ros ({type(error).__name__}: {error}); please report it."
