@@ -111,10 +111,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             self._config = read_config(self)
             self._load_engine()
             assert self._engine is not None
-            names = self._config.node.camera_names or ("",)
-            if len(set(names)) != len(names) or not self._config.node.points_topics:
-                raise ConfigError("node.camera_names must differ, and node.points_topics name at least one topic.")
-            for name in names:
+            for name in self._config.node.camera_names or ("",):
                 # One by one, so that those before one that fails are taken away again.
                 self._streams.append(CameraStream(self, name, self._config, self._engine))
         except (MfRosError, rclpy.exceptions.InvalidTopicNameException) as error:
@@ -371,13 +368,14 @@ def main(args: Optional[List[str]] = None) -> int:
     code = 0
     try:
         node = DepthNode()
+        read_config(node)
         library = logging.getLogger("mf_ros")
         library.addHandler(_ToRos(node))
         library.setLevel(logging.INFO)
         if not node.autostart():
             return FAILED
         _spin(node)
-    except ParameterException as error:
+    except (ParameterException, ConfigError) as error:
         print(f"mf_ros: a parameter cannot be used: {error}", file=sys.stderr)
         code = BAD_SETTINGS
     finally:

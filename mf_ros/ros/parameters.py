@@ -76,7 +76,11 @@ def read_config(node: Node, changed: Iterable[Parameter] = ()) -> Config:
     values = {key: node.get_parameter_or(key).value for key in settings()}
     values.update({each.name: each.value for each in changed if each.name in values})
     given = {key: list(value) if _is_list(value) else value for key, value in values.items() if value is not None}
-    return config_from_mapping(given)
+    config = config_from_mapping(given)
+    names = config.node.camera_names
+    if len(set(names)) != len(names) or not config.node.points_topics:
+        raise ConfigError("node.camera_names must differ, and node.points_topics name at least one topic.")
+    return config
 
 
 def check_change(node: Node, changed: List[Parameter], active: bool) -> SetParametersResult:
