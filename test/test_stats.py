@@ -40,6 +40,29 @@ def test_memory_does_not_grow_with_the_length_of_the_run():
     assert len(latency._bins["total"]) <= 1853
 
 
+def test_recent_durations_show_what_changed_after_hours():
+    now = [0.0]
+    recent, ever = Latency(1000, clock=lambda: now[0]), Latency()
+    for second in range(4 * 3600):
+        now[0] = float(second)
+        for latency in (recent, ever):
+            latency.add({"estimate": 200.0 if second >= 4 * 3600 - 60 else 50.0})
+    assert ever.percentile("estimate", 95) == pytest.approx(50, rel=0.01)
+    assert recent.percentile("estimate", 5) == pytest.approx(200, rel=0.01)
+    assert len(recent._order["estimate"]) <= 61
+
+
+def test_recent_durations_are_bounded_in_number_and_the_newest_stays():
+    now = [0.0]
+    latency = Latency(3, clock=lambda: now[0])
+    for value in (1.0, 1.0, 10.0, 20.0, 30.0):
+        latency.add({"estimate": value})
+    assert latency.percentile("estimate", 1) == pytest.approx(10, rel=0.01)
+    now[0] = 600.0
+    assert latency.percentile("estimate", 1) == pytest.approx(30, rel=0.01), "of an engine that takes minutes"
+    assert sum(latency._bins["estimate"].values()) == 1
+
+
 def test_nothing_measured_gives_nan_and_no_duration_breaks_it():
     latency = Latency()
     assert math.isnan(latency.percentile("total", 50))

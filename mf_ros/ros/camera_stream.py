@@ -18,6 +18,7 @@ from mf_ros.engine.inputs import FrameSet
 from mf_ros.engine.outputs import OUTPUTS, ResultMessages
 from mf_ros.engine.pipeline import DepthPipeline, DepthResult
 from mf_ros.engine.protocol import DepthEngine, without_memory
+from mf_ros.engine.stats import RECENT, Latency
 from mf_ros.errors import MfRosError
 from mf_ros.ros.refiner import RefinedStream
 from mf_ros.ros.types import MessageTypes, message_builder
@@ -166,10 +167,12 @@ class CameraStream:
         )
 
     def _pipeline(self, config: Config, engine: DepthEngine) -> DepthPipeline:
-        return DepthPipeline(
+        pipeline = DepthPipeline(
             config,
             without_memory(engine),
             len(config.node.points_topics),
             rectified_input=config.node.rectified_input,
             log_level=logging.WARNING,
         )
+        pipeline.latency = Latency(RECENT)
+        return pipeline

@@ -15,7 +15,7 @@ from mf_ros.engine.frame import DepthResult, checked_estimate
 from mf_ros.engine.outputs import CONFIDENCE, DEPTH, OUTPUTS, POINTS, ResultMessages
 from mf_ros.engine.protocol import DepthEngine, forget_frames, without_memory
 from mf_ros.engine.reasons import DropError
-from mf_ros.engine.stats import Latency, ReasonCounter
+from mf_ros.engine.stats import RECENT, Latency, ReasonCounter
 from mf_ros.errors import ConfigError, MfRosError
 from mf_ros.ros.types import message_builder
 from mf_ros.ros.worker import Worker
@@ -98,7 +98,7 @@ class RefinedStream:
 
     def __init__(self, camera: RefinedCamera, config: Config) -> None:
         self.offered = self.done = 0
-        self.dropped, self.latency = ReasonCounter(), Latency()
+        self.dropped, self.latency = ReasonCounter(), Latency(RECENT)
         self.prefix = camera.prefix
         self.wake: Callable[[], None] = lambda: None
         self._camera = camera
