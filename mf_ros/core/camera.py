@@ -22,6 +22,8 @@ MAX_PIXELS = 100_000_000
 _MAX_SIDE = 32_767
 # Focal lengths and principal points, pixels.
 _SHORTEST, _LONGEST = 1e-2, 1e7
+# Points at a time, whose intermediate results stay in the cache.
+_BLOCK = 8192
 
 Window = Tuple[int, int, int, int]
 
@@ -98,6 +100,13 @@ class CameraModel:
             and past the angle at which the distortion model folds back.
         """
         points = np.asarray(points)
+        uv = np.empty((len(points), 2))
+        for start in range(0, len(points), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            uv[part, 0], uv[part, 1] = self._projected(points[part])
+        return uv
+
+    def _projected(self, points: AnyArray) -> Tuple[DoubleArray, DoubleArray]:
         x, y, z = (points[:, axis].astype(np.float64) for axis in range(3))
         z[~((z > 0.0) & (z < np.inf))] = np.nan
         with np.errstate(invalid="ignore", over="ignore"):
@@ -108,9 +117,8 @@ class CameraModel:
             u = self.K[0, 0] * x + self.K[0, 1] * y + self.K[0, 2]
             v = self.K[1, 1] * y + self.K[1, 2]
             lost = ~np.isfinite(u + v)
-        uv = np.stack([u, v], axis=1)
-        uv[lost] = np.nan
-        return uv
+        u[lost] = v[lost] = np.nan
+        return u, v
 
     def unproject(self, uv: AnyArray, depth: AnyArray) -> DoubleArray:
         """Points seen at pixels.
