@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import array
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mf_ros.ros.advice import command, runnable
 from mf_ros.ros.types import ReusedArrays
 from mf_ros.ros.watch import InputWatch, Publisher
 from mf_ros.ros.worker import Worker
@@ -177,3 +180,27 @@ def test_a_lent_array_is_given_back_without_a_copy() -> None:
     assert np.frombuffer(given, np.float32).tolist() == [7.0] * 6
     lent[:] = 8.0
     assert np.frombuffer(given, np.float32).tolist() == [8.0] * 6, "it was copied"
+
+
+@pytest.mark.parametrize(
+    ("script", "typed"),
+    [
+        ("bin/mf-ros", "mf-ros"),
+        ("lib/mf_ros/mf-ros", "ros2 run mf_ros mf-ros"),
+        ("share/nothing", f"{sys.executable} -m mf_ros.cli.main"),
+    ],
+)
+def test_what_is_advised_can_be_typed_where_the_node_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, typed: str
+) -> None:
+    path = tmp_path / script
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/elsewhere:{tmp_path}")
+    command.cache_clear()
+    try:
+        said = runnable("Look with mf-ros check, or mf-ros doctor. Is it a folder of mf-ros export?")
+    finally:
+        command.cache_clear()
+    assert said == f"Look with {typed} check, or {typed} doctor. Is it a folder of mf-ros export?"

@@ -27,6 +27,7 @@ from mf_ros.engine import make_engine
 from mf_ros.engine.outputs import OUTPUTS
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.errors import ConfigError, MfRosError
+from mf_ros.ros.advice import runnable
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.diagnostics import (
     QUIET_REASONS,
@@ -115,7 +116,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
                 # One by one, so that those before one that fails are taken away again.
                 self._streams.append(CameraStream(self, name, self._config, self._engine))
         except (MfRosError, rclpy.exceptions.InvalidTopicNameException) as error:
-            self.get_logger().error(f"Not configured: {error}")
+            self.get_logger().error(runnable(f"Not configured: {error}"))
             self._tear_down()
             return TransitionCallbackReturn.FAILURE
         for stream in self._streams:
@@ -136,7 +137,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             for stream in self._streams:
                 stream.restart(self._config, self._engine)
         except MfRosError as error:
-            self.get_logger().error(f"Not activated: {error}")
+            self.get_logger().error(runnable(f"Not activated: {error}"))
             return TransitionCallbackReturn.FAILURE
         self._reported, self._said = {}, {}
         self._worker = Worker([stream.work for stream in self._streams], self._apply_changes, self._on_fault)
@@ -256,7 +257,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
             response.success, response.message = False, "The node was deactivated meanwhile; it loads at activation."
             return response
         if isinstance(engine, Exception):
-            response.success, response.message = False, f"{engine} The model {self._engine.name} stays."
+            response.success, response.message = False, runnable(f"{engine} The model {self._engine.name} stays.")
             self.get_logger().error(response.message)
             return response
         self._engine = engine
@@ -306,7 +307,7 @@ class DepthNode(LifecycleNode):  # type: ignore[misc]
                 found[f"{stream.prefix}health"] = health.warning
         for key, text in found.items():
             if _kind(text) != self._said.get(key):
-                self.get_logger().warning(text)
+                self.get_logger().warning(runnable(text))
         self._said = {key: _kind(text) for key, text in found.items()}
 
     def _on_fault(self, error: Exception) -> None:
@@ -331,7 +332,7 @@ class _ToRos(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not rclpy.ok():
             return  # nobody can be told any more
-        text = record.getMessage()
+        text = runnable(record.getMessage())
         # Each level has a line of its own, because a ROS logger refuses two levels from one line.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)

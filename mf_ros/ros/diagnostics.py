@@ -14,6 +14,7 @@ from diagnostic_updater import DiagnosticStatusWrapper
 from mf_ros.engine import reasons
 from mf_ros.engine.protocol import DepthEngine
 from mf_ros.engine.stats import Latency
+from mf_ros.ros.advice import runnable
 from mf_ros.ros.camera_stream import CameraStream
 from mf_ros.ros.inputs import NodeInputs
 from mf_ros.ros.refiner import Refiner
@@ -66,7 +67,7 @@ class DepthStatus:
         if went or not came or new.get(reasons.UNHEARD, 0):
             self._fine = self._clock()
         level, text = _judged(came, went, new, pipeline.dropped.texts, self._clock() - self._fine)
-        stat.summary(level, text)
+        stat.summary(level, runnable(text))
         stat.add("images received", str(counts[0]))
         stat.add("images with depth", str(counts[1]))
         stat.add("images waiting", str(pipeline.waiting))
@@ -87,7 +88,7 @@ class CalibrationStatus:
     def __call__(self, stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         report = self._stream.health.report()
         if report.warning:
-            stat.summary(WARN, report.warning)
+            stat.summary(WARN, runnable(report.warning))
         elif report.frames == 0:
             stat.summary(OK, "nothing judged yet")
         else:
@@ -145,7 +146,7 @@ def refined_status(refiner: Refiner) -> Callable[[Any], DiagnosticStatusWrapper]
     def status(stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         engine = refiner.engine
         if refiner.problem:
-            stat.summary(WARN, f"depth is not refined: {refiner.problem}")
+            stat.summary(WARN, runnable(f"depth is not refined: {refiner.problem}"))
         elif not refiner.running:
             stat.summary(OK, "depth is not refined")
         elif engine is None:
