@@ -302,7 +302,7 @@ def _validate_shares(config: TrainConfig) -> None:
     total = sum(getattr(config.samples, name) for name in shown)
     if total > 1 + 1e-9:
         raise ConfigError(f"samples.{', samples.'.join(shown)} are shares of all samples: {total:g} is more than 1.")
-    for name in ("outliers", "ghosts", "miscalibrated", "faded", "coarse"):
+    for name in ("outliers", "ghosts", "miscalibrated", "faded", "coarse", "restyled"):
         if getattr(config.samples, name) > 1:
             raise ConfigError(f"samples.{name} is {getattr(config.samples, name)}: it is a share, so at most 1.")
     if not config.samples.strides or min(config.samples.strides) < 1:

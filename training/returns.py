@@ -58,6 +58,9 @@ class SampleConfig:
     """Share of samples seen on the coarser grid on which ``engine.quality`` balanced works."""
     photometric: bool = True
     """Vary brightness, contrast, colour and noise of the image."""
+    restyled: float = 0.0
+    """Share of samples of rendered scenes whose picture gets colours, light and shadows that no camera sees, so that
+    the network does not take the looks of rendered pictures for those of real ones."""
 
 
 @dataclass(frozen=True)

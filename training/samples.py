@@ -21,6 +21,7 @@ from mf_ros.core.projection import ProjectedReturns, mark_visible, rasterize_nea
 from mf_ros.core.types import BoolArray, ByteArray, FloatArray
 from mf_ros.engine.bundle import Processing
 from mf_ros.engine.quality import QUALITIES
+from mf_training.restyle import restyled
 from mf_training.returns import (
     Returns,
     SampleConfig,
@@ -115,6 +116,8 @@ def make_sample(
         view.coarse_image(scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)]
     )
     image = _photometric(image, rng) if config.photometric else image
+    if scene.depth.any() and config.restyled > 0 and extra.random() < config.restyled:
+        image = restyled(image, extra)
     hidden = _visibility(sparse, truth)[window]
     made = Sample(image, truth[window], weight[window], depth, level, prior, hidden, scale)
     return _filled_up(made, shape)
