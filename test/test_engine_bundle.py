@@ -73,6 +73,16 @@ def test_a_folder_that_was_exported_is_read() -> None:
     assert bundle.processing == Processing() and bundle.model["width"] == 16
 
 
+def test_a_description_without_a_coarse_offset_takes_the_one_it_has(tmp_path: Path) -> None:
+    folder = copied_model(tmp_path)
+    write_config(folder, json.dumps({**json.loads((folder / CONFIG).read_text()), "calibration": {}}))
+    edit_config(folder, calibration={"log_scale_offset": -0.5})
+    older = load_bundle(str(folder)).calibration
+    assert [older.offset(cell) for cell in (1, 2, 3)] == [-0.5, -0.5, -0.5]
+    edit_config(folder, calibration={"log_scale_offset": -0.5, "coarse_log_scale_offset": 0.2})
+    assert [load_bundle(str(folder)).calibration.offset(cell) for cell in (1, 2)] == pytest.approx([-0.5, -0.3])
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -102,6 +112,11 @@ def test_a_folder_that_was_exported_is_read() -> None:
         (lambda f: edit_config(f, calibration=7), "'calibration' is no group"),
         (lambda f: edit_config(f, calibration={"log_scale_offset": -5.5}), r"log_scale_offset is -5\.5: allowed is -5"),
         (lambda f: edit_config(f, calibration={"log_scale_offset": 10**400}), r"log_scale_offset is 10+.*: allowed"),
+        (
+            lambda f: edit_config(f, calibration={"coarse_log_scale_offset": 5.5}),
+            r"coarse_log_scale_offset is 5\.5: allowed is -5",
+        ),
+        (lambda f: edit_config(f, calibration={"coarse_log_scale_offset": None}), "is None: float is needed"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused(

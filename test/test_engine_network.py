@@ -16,9 +16,10 @@ from mf_ros.core.config import Config, EngineConfig, ProjectionConfig
 from mf_ros.core.types import CameraPoints, DepthEstimate
 from mf_ros.engine import make_engine
 from mf_ros.engine.backend import StepInput, StepOutput
-from mf_ros.engine.bundle import load_bundle
-from mf_ros.engine.network import NetworkEngine, complete, denoise, step_levels
+from mf_ros.engine.bundle import Calibration, load_bundle
+from mf_ros.engine.network import NetworkEngine, complete, denoise, smoothed, step_levels
 from mf_ros.engine.pipeline import DepthPipeline
+from mf_ros.engine.quality import BEST
 from mf_ros.errors import MessageError, ModelError
 from mf_ros.evaluation.heldout import score_held_out
 
@@ -94,6 +95,34 @@ def test_the_same_input_gives_the_same_output(onnx: NetworkEngine) -> None:
 def test_confidence_is_that_of_the_predicted_scale(onnx: NetworkEngine) -> None:
     estimate = onnx.estimate(*frame())
     assert np.array_equal(estimate.confidence, confidence(estimate.log_scale))
+
+
+@pytest.mark.parametrize(("cells", "offset"), [(64 * 96, 0.5), (32 * 48, 0.2)])
+def test_the_uncertainty_is_corrected_as_its_grid_asks(cells: int, offset: float) -> None:
+    bundle, backend = load_bundle(str(tiny_model())), engine("torch")._backend
+    corrected = replace(bundle, calibration=Calibration(0.5, -0.3))
+    plain, found = (
+        NetworkEngine(each, backend, quality=BEST._replace(cells=cells)).estimate(*frame())
+        for each in (bundle, corrected)
+    )
+    assert np.allclose(found.log_scale - plain.log_scale, offset, atol=1e-4)
+
+
+def test_smoothing_takes_the_grid_of_patches_out_of_the_uncertainty_and_leaves_it_where_depth_jumps() -> None:
+    prior = np.zeros((96, 128), np.float32)
+    prior[:, 64:] = 1.0
+    rows, cols = np.mgrid[0:96, 0:128]
+    patches = 0.2 * ((rows // 8 + cols // 8) % 2) - 0.1
+    truth = np.where(prior > 0, -1.0, -4.0)
+    smooth = smoothed((truth + patches).astype(np.float32), prior)
+    inner = (slice(16, -16), slice(16, -16))
+    assert np.abs(smooth - truth)[inner].max() < 0.02 < 0.09 < np.abs(patches).min()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (15, 33)])
+def test_smoothing_of_one_value_leaves_it_whatever_the_prior(shape: tuple[int, int]) -> None:
+    prior = np.random.default_rng(0).normal(0, 3, shape).astype(np.float32)
+    assert np.array_equal(smoothed(np.full(shape, -2.5, np.float32), prior), np.full(shape, -2.5, np.float32))
 
 
 @pytest.mark.parametrize("count", [1, 5, 19, 20])

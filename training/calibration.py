@@ -5,64 +5,54 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 import numpy as np
 import torch
 
 from mf_ros.core.conditioning import Conditioning
+from mf_ros.core.grid import grid_shape, grid_step
 from mf_ros.core.types import AnyArray, FloatArray
 from mf_ros.engine.bundle import Calibration, Processing
 from mf_ros.engine.network import Completion, finished
+from mf_ros.evaluation.uncertainty import INTERVALS
 from mf_ros.model import ModalityForcing
+from mf_training import samples
 from mf_training.config import TrainConfig
 from mf_training.data import Batch, DataError, heldout_batches, open_parts
 from mf_training.heldout import one_step
-from mf_training.samples import collate, make_sample
 
-HALF = 0.5
-"""Part of the errors that the correction makes the interval of that promise hold, exactly on the held-out scenes."""
+PICTURE = (480, 800)
+"""Height and width at which the held-out scenes are rendered: about those of a robot's camera, and whole, since near a
+crop's border a network is more wrong than in the middle of a picture."""
+PROMISED = (0.5, 0.9)
+"""Part of the errors that each of ``INTERVALS`` should hold."""
 _MEASURED = 0.99
 _PER_SAMPLE = 2000
 _ROUNDS = 2
 
 
-def calibrate(network: ModalityForcing, config: TrainConfig, processing: Processing) -> Calibration:
-    """Measure the correction of log b on the samples that a run holds out.
+def calibrate(
+    network: ModalityForcing, config: TrainConfig, processing: Processing, picture: Tuple[int, int] = PICTURE
+) -> Calibration:
+    """Measure the correction of log b, on the full and on the coarse grid, on the scenes that a run holds out.
 
-    Only pixels count whose truth a sensor would have measured, in samples that show returns. One scale cannot
-    mend the shape of a distribution, whose tails are heavier than Laplace's: the median is made exact, and wider
-    intervals hold a little less than they promise.
+    They are seen as robots see: whole pictures, whole scan lines shown. Only pixels count whose truth a sensor would
+    have measured.
 
     Args:
         network: the weights to ship.
         config: of the run; its held-out scenes are rendered where its cache does not hold them.
         processing: that the weights ship with.
+        picture: (H, W) of the scenes; both grids are the same where it has no more pixels than the coarse one allows.
 
     Raises:
         DataError: the run holds nothing out, or no sample can be used.
     """
-    # Scenes only: real frames may lie elsewhere by now; and no wrong returns, which the robot leaves out.
-    scenes_only = dataclasses.replace(config.data.mix, scenes=1.0, frames=0.0)
-    quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0, mix=scenes_only))
-    shown = dataclasses.replace(config.samples, photometric=False, outliers=0.0, ghosts=0.0)
-    batches = heldout_batches(
-        open_parts(quiet.data),
-        lambda scene, rng, shape, _: make_sample(scene, rng, shape, shown),
-        collate,
-        quiet,
-        rank=0,
-        world=1,
-    )
-    found = [one for each in batches.values() for batch in each for one in completions(network, batch)]
-    if not found:
-        raise DataError("There is nothing to measure the uncertainty on: the run holds no scenes out.")
-    offset = 0.0
-    # The blend with the returns weighs them by b, so its result moves a little with the correction.
-    for _ in range(_ROUNDS):
-        pooled = np.concatenate([error_over_scale(one, offset, processing) for one in found])
-        offset += math.log(max(float(np.quantile(pooled, HALF)), 1e-6) / -math.log(1 - HALF))
-    return Calibration(log_scale_offset=offset)
+    fine = offset_of(measured_samples(network, config, picture, coarse=False), processing)
+    if grid_step(picture, samples.COARSE_PIXELS) == 1:
+        return Calibration(fine)
+    return Calibration(fine, offset_of(measured_samples(network, config, picture, coarse=True), processing) - fine)
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,39 @@ class Measured:
     done: Completion
     target: FloatArray
     pixels: Tuple[AnyArray, AnyArray]
+
+
+def measured_samples(
+    network: ModalityForcing, config: TrainConfig, picture: Tuple[int, int], *, coarse: bool
+) -> List[Measured]:
+    """What the network makes of the held-out scenes on one of the two grids.
+
+    Raises:
+        DataError: the run holds nothing out.
+    """
+    grid = grid_shape(picture, grid_step(picture, samples.COARSE_PIXELS if coarse else samples.MAX_PIXELS))
+    patch = network.config.patch
+    # Scenes only: real frames may lie elsewhere by now; and no wrong returns, which the robot leaves out.
+    data = dataclasses.replace(
+        config.data,
+        workers=0,
+        mix=dataclasses.replace(config.data.mix, scenes=1.0, frames=0.0, dataset=0.0),
+        scenes=dataclasses.replace(config.data.scenes, size=picture),
+        shapes=[(patch * -(-grid[0] // patch), patch * -(-grid[1] // patch))],
+    )
+    lines = {"lines": 1.0, "points": 0.0, "block": 0.0, "nearly": 0.0}
+    shown = dataclasses.replace(
+        config.samples, photometric=False, outliers=0.0, ghosts=0.0, coarse=float(coarse), **lines
+    )
+    batches = heldout_batches(
+        open_parts(data),
+        lambda scene, rng, shape, _: samples.make_sample(scene, rng, shape, shown),
+        samples.collate,
+        dataclasses.replace(config, data=data, batch=1),
+        rank=0,
+        world=1,
+    )
+    return [one for each in batches.values() for batch in each for one in completions(network, batch)]
 
 
 @torch.inference_mode()
@@ -99,9 +122,29 @@ def completions(network: ModalityForcing, batch: Batch) -> List[Measured]:
     return found
 
 
+def offset_of(found: Sequence[Measured], processing: Processing) -> float:
+    """The correction of log b at which all intervals are equally far from what they promise.
+
+    One scale cannot mend the shape of a distribution: with tails heavier than Laplace's no correction makes them all
+    exact, and of two the narrow one then holds as much more than it promises as the wide one holds less.
+
+    Raises:
+        DataError: there is no sample.
+    """
+    if not found:
+        raise DataError("There is nothing to measure the uncertainty on: the run holds no scenes out.")
+    offset = 0.0
+    # The blend with the returns weighs them by b, so its result moves a little with the correction.
+    for _ in range(_ROUNDS):
+        errors = np.concatenate([error_over_scale(one, offset, processing) for one in found])
+        # What all intervals hold together is their mean promise where so much of the errors over the widths lies below.
+        over_width = np.concatenate([errors / width for width in INTERVALS.values()])
+        offset += math.log(max(float(np.quantile(over_width, np.mean(PROMISED))), 1e-6))
+    return offset
+
+
 def error_over_scale(one: Measured, offset: float, processing: Processing) -> FloatArray:
-    """|error of log depth| / b at the measured pixels, of depth as the engine hands it out."""
-    log_scale = one.done.log_scale + np.float32(offset)
-    made = finished(one.done._replace(log_scale=log_scale), processing)
-    ratio: FloatArray = (np.abs(made - one.target) * np.exp(-log_scale))[one.pixels]
+    """|error of log depth| / b at the measured pixels, of depth and b as the engine hands them out."""
+    made = finished(one.done._replace(log_scale=one.done.log_scale + np.float32(offset)), processing)
+    ratio: FloatArray = (np.abs(made.log_ratio - one.target) * np.exp(-made.log_scale))[one.pixels]
     return ratio

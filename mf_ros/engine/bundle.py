@@ -80,9 +80,16 @@ class Calibration:
 
     Attributes:
         log_scale_offset: added to the predicted log b, so that its intervals hold what they promise.
+        coarse_log_scale_offset: added as well on a grid whose cells are larger than a pixel; 0 makes no difference
+            between grids.
     """
 
     log_scale_offset: float = 0.0
+    coarse_log_scale_offset: float = 0.0
+
+    def offset(self, cell: int) -> float:
+        """What to add to log b on a grid whose cells have sides of so many pixels."""
+        return self.log_scale_offset + (self.coarse_log_scale_offset if cell > 1 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -216,12 +223,12 @@ def _part(kind: Type[Part], document: Mapping[str, Any], path: Path) -> Part:
 
 
 def _check(processing: Processing, calibration: Calibration, path: Path) -> None:
-    offset = calibration.log_scale_offset
-    if not abs(offset) <= _LARGEST_OFFSET:
-        raise ModelError(
-            f"{path}: calibration.log_scale_offset is {reprlib.repr(offset)}: allowed is -{_LARGEST_OFFSET:g} to "
-            f"{_LARGEST_OFFSET:g}."
-        )
+    for name, offset in dataclasses.asdict(calibration).items():
+        if not abs(offset) <= _LARGEST_OFFSET:
+            raise ModelError(
+                f"{path}: calibration.{name} is {reprlib.repr(offset)}: allowed is -{_LARGEST_OFFSET:g} to "
+                f"{_LARGEST_OFFSET:g}."
+            )
     limits: Dict[str, Tuple[float, float]] = {
         "max_pixels": (4096, 100_000_000),
         "multiple": (1, 1024),
