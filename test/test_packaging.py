@@ -108,6 +108,14 @@ def test_every_dependency_key_is_written_once_and_as_rosdep_writes_them() -> Non
     assert all(re.fullmatch(r"[a-z][a-z0-9_-]*", key) for key in keys), keys
 
 
+def test_rosdep_brings_what_it_can_and_nothing_by_pip() -> None:
+    keys = {child.text or "" for child in MANIFEST if child.tag.endswith("depend")}
+    packages = ("numpy", "opencv", "yaml", "rich", "jinja2", "scipy")
+    assert {f"python3-{package}" for package in packages} <= keys
+    # Where the system forbids pip (PEP 668), rosdep installs nothing at all when one of them is missing.
+    assert not [key for key in keys if key.endswith("-pip")]
+
+
 def test_ros2_run_finds_the_scripts() -> None:
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg")
