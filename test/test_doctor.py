@@ -104,6 +104,16 @@ TROUBLES = {
         "CPUExecutionProvider",
         "onnx-gpu",
     ),
+    "a Jetson whose GPU onnxruntime does not use": (
+        replace(
+            with_modules(ROBOT, onnxruntime=Module("1.23.2", providers=("CPUExecutionProvider",))),
+            jetson=True,
+            machine="aarch64",
+        ),
+        "warning",
+        "CPUExecutionProvider",
+        "PyPI has none for aarch64; docs/node.md, On a Jetson",
+    ),
     "GPU build without a GPU": (
         with_modules(ROBOT, onnxruntime=Module("1.23.2", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))),
         "warning",
@@ -182,6 +192,13 @@ def test_a_trouble_is_found_once_and_with_advice(name: str) -> None:
     assert text in finding.text
     assert advice in finding.advice
     assert finding.advice in render(facts, [finding])
+
+
+def test_what_pip_cannot_find_for_the_processor_is_not_advised() -> None:
+    jetsons = [replace(facts, machine="aarch64") for facts, *_ in TROUBLES.values()]
+    advice = [finding.advice for facts in jetsons for finding in diagnose(facts)]
+    assert sum("On a Jetson" in each for each in advice) >= 3
+    assert not any("onnx-gpu]" in each for each in advice)
 
 
 def test_errors_come_first() -> None:

@@ -17,6 +17,8 @@ EXTRAS = {
     "bags": ("reading and writing bags and reports", ("rosbags", "mcap", "jinja2")),
     "eval": ("the baselines of evaluate", ("scipy",)),
 }
+# PyPI has no onnxruntime-gpu for these processors.
+_NO_GPU_BUILD = ("aarch64", "arm64")
 BASE = {"numpy": "numpy", "yaml": "pyyaml", "tyro": "tyro", "rich": "rich"}
 
 
@@ -129,8 +131,8 @@ def _onnxruntime(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "error",
             "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other's files.",
-            "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one: pip install 'mf_ros[onnx-gpu]' "
-            "with an NVIDIA GPU, otherwise pip install 'mf_ros[onnx]'.",
+            "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one: pip install 'mf_ros[onnx]', or for "
+            f"the GPU {_gpu_build(facts)}",
         )
     module = facts.modules.get("onnxruntime")
     if module is None or module.error:
@@ -140,7 +142,7 @@ def _onnxruntime(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"There is a GPU, but onnxruntime only has {', '.join(module.providers) or 'no provider'}.",
-            "Run: pip uninstall -y onnxruntime && pip install 'mf_ros[onnx-gpu]' (on a Jetson: NVIDIA's own wheel).",
+            f"Run: pip uninstall -y onnxruntime, then {_gpu_build(facts)}",
         )
     if on_gpu and not (facts.gpus or facts.jetson):
         yield Finding(
@@ -163,9 +165,19 @@ def _engine(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             text,
-            "Run: pip install 'mf_ros[onnx]' ('mf_ros[onnx-gpu]' with an NVIDIA GPU) if it is missing; with "
-            "engine.name onnx or torch, mf-ros replay says what else is wrong.",
+            "If onnxruntime is missing, run: pip install 'mf_ros[onnx]', or for a GPU "
+            f"{_gpu_build(facts)} With engine.name onnx or torch, mf-ros replay says what else is wrong.",
         )
+
+
+def _gpu_build(facts: Facts) -> str:
+    """How the onnxruntime that uses an NVIDIA GPU is installed on this processor, as the end of a sentence."""
+    if facts.machine not in _NO_GPU_BUILD:
+        return "pip install 'mf_ros[onnx-gpu]'."
+    return (
+        f"NVIDIA's own build for this Jetson's JetPack: PyPI has none for {facts.machine}; docs/node.md, On a Jetson, "
+        "has the command."
+    )
 
 
 def _numpy_and_cv_bridge(facts: Facts) -> Iterator[Finding]:
