@@ -85,7 +85,13 @@ def loss_of(
     Returns:
         The scalar loss, and its terms by name (detached).
     """
-    regime = drawn_regime(generator, config)
+    return loss_under(drawn_regime(generator, config), net, batch, generator, config)
+
+
+def loss_under(
+    regime: Regime, net: nn.Module, batch: Dict[str, Tensor], generator: torch.Generator, config: LossConfig
+) -> Tuple[Tensor, Dict[str, Tensor]]:
+    """As ``loss_of``, under a regime that is given."""
     inputs = make_inputs(batch, regime, generator)
     generates = regime in ("to_image", "joint")
     out: Prediction = net(*inputs[:6], decode_image=generates)

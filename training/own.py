@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping
 
 from mf_ros.model import ModalityForcing, ModelConfig
+from mf_training.activations import activation_bytes
 from mf_training.checkpoints import Checkpoint
 from mf_training.config import TrainConfig
 from mf_training.data import open_parts
@@ -26,8 +27,8 @@ class OwnKind:
     def recipe(self, config: TrainConfig) -> Recipe:
         return Recipe(self.settings, self.build, loss_of, make_sample, collate, open_parts)
 
-    def activations(self, model: Mapping[str, Any], config: TrainConfig) -> Optional[int]:
-        return None
+    def activations(self, model: Mapping[str, Any], config: TrainConfig) -> int:
+        return activation_bytes(ModelConfig.from_mapping(without_kind(model)), config)
 
     def export(self, checkpoint: Checkpoint, out: Path, **options: Any) -> None:
         return None

@@ -22,6 +22,7 @@ PROCESSES = (1, 2, 4, 8)
 # Values that an optimiser keeps for each weight.
 _KEPT = {"adamw": 2, "muon": 1}
 _HALF = 2
+_UNDIVIDED = " (this run has sharding=none: each takes what a single one does, and its gradients once more)"
 _GATHERED_BLOCKS = 2
 
 
@@ -57,18 +58,18 @@ class Memory:
         gathered: weights that are brought together or converted for the step: of a divided network what lies outside
             of its blocks, two blocks at a time and the gradients of one; of a whole one copies in half precision of
             what is trained.
-        activations: what a backward pass keeps; None where there is no estimate.
+        activations: about what a backward pass keeps.
     """
 
     processes: int
     held: Held
     gathered: int
-    activations: Optional[int]
+    activations: int
 
     @property
     def total(self) -> int:
         """All of it; the allocator's gaps and the libraries' own (1 to 2 GB) come on top."""
-        return self.held.total + self.gathered + (self.activations or 0)
+        return self.held.total + self.gathered + self.activations
 
 
 def planned_network(config: TrainConfig) -> nn.Module:
@@ -116,15 +117,22 @@ def memory(config: TrainConfig, processes: int, net: Optional[nn.Module] = None)
     Raises:
         ConfigError: the settings do not fit the network.
     """
-    net = planned_network(config) if net is None else net
+    return _memory(config, processes, planned_network(config) if net is None else net, _activations(config))
+
+
+def _activations(config: TrainConfig) -> int:
+    assert isinstance(config.model, Mapping)
+    return kind_of(config.model).activations(config.model, config)
+
+
+def _memory(config: TrainConfig, processes: int, net: nn.Module, activations: int) -> Memory:
     held = held_bytes(net, config.optimiser, processes)
     half = config.precision == "bf16"
     if processes == 1:
         gathered = sum(_HALF * weight.numel() for weight in net.parameters() if weight.requires_grad and half)
     else:
         gathered = _gathered(net, half)
-    assert isinstance(config.model, Mapping)
-    return Memory(processes, held, gathered, kind_of(config.model).activations(config.model, config))
+    return Memory(processes, held, gathered, activations)
 
 
 def _gathered(net: nn.Module, half: bool) -> int:
@@ -158,9 +166,10 @@ def plans(config: TrainConfig, processes: Sequence[int] = PROCESSES) -> Dict[str
     if config.lora.rank:
         ways[f"adapters of rank {config.lora.rank}"] = config
     found: Dict[str, List[Memory]] = {}
+    activations = _activations(config)  # of all weights; fewer with adapters
     for name, way in ways.items():
         net = planned_network(way)
-        found[name] = [memory(way, count, net) for count in processes]
+        found[name] = [_memory(way, count, net, activations) for count in processes]
     return found
 
 
@@ -177,7 +186,7 @@ def plan_lines(config: TrainConfig) -> List[str]:
         f"{whole / 1e6:,.0f} million weights, {trained / 1e6:,.0f} million trained; batch {config.batch} of each GPU, "
         f"crops up to {'x'.join(map(str, max(config.data.shapes, key=math.prod)))}, precision {config.precision}, "
         f"recompute {'on' if config.recompute else 'off'}",
-        "GB of each GPU (divided by FSDP2 from two on):",
+        f"GB of each GPU; two and more with sharding=fsdp2{_UNDIVIDED if config.sharding == 'none' else ''}:",
         _row("", "GPUs", "weights", "gradients", "optimiser", "average", "gathered", "activations", "total"),
     ]
     for name, each in plans(config).items():
@@ -188,7 +197,7 @@ def plan_lines(config: TrainConfig) -> List[str]:
 def _cells(one: Memory) -> Tuple[str, ...]:
     held = one.held
     values = (held.parameters, held.gradients, held.optimiser, held.average, one.gathered, one.activations, one.total)
-    return tuple("?" if value is None else f"{value / 1e9:.3g}" for value in values)
+    return tuple(f"{value / 1e9:.3g}" for value in values)
 
 
 def _row(name: str, *cells: str) -> str:

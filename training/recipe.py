@@ -65,8 +65,8 @@ class Kind(Protocol):
     def recipe(self, config: TrainConfig) -> Recipe:
         """How it is trained; what is needed beside the network is looked for and read."""
 
-    def activations(self, model: Mapping[str, Any], config: TrainConfig) -> Optional[int]:
-        """Bytes that one backward pass keeps on each process, None where no estimate is known."""
+    def activations(self, model: Mapping[str, Any], config: TrainConfig) -> int:
+        """About how many bytes one backward pass keeps on each process."""
 
     def export(
         self,
