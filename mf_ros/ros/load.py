@@ -40,7 +40,7 @@ class LoadResult:
 
     Attributes:
         sent, received: images sent, and depth images heard.
-        latency_ms: ``{stage: {"p50": ms, "p95": ms}}`` from /diagnostics.
+        latency_ms: ``{stage: {"p50": ms, "p95": ms}}`` from /diagnostics, of the last minute.
         memory_mb: resident memory of the node after the first tenth of the images, and at the end.
     """
 
