@@ -79,12 +79,13 @@ def test_sources_are_mixed_by_their_weights(tmp_path: Path) -> None:
 
 
 def test_held_out_samples_are_the_same_in_every_run_and_shared_by_processes(tmp_path: Path) -> None:
-    def held(seed: int, rank: int = 0, world: int = 1) -> torch.Tensor:
-        config = settings(tmp_path, seed=seed)
+    def held(seed: int, rank: int = 0, world: int = 1, **changes: float) -> torch.Tensor:
+        config = settings(tmp_path, seed=seed, **changes)
         found = heldout_batches(open_planes(config.data), make_sample, collate, config, rank=rank, world=world)
         return torch.cat([batch["image"] for batch in found["planes"]])
 
     assert torch.equal(held(seed=0), held(seed=1))
+    assert torch.equal(held(seed=0), held(seed=0, samples__restyled=1.0)), "pictures as they are"
     assert torch.equal(held(0)[1::2], held(0, rank=1, world=2))
 
 

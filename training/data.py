@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import signal
 from dataclasses import dataclass
 from functools import lru_cache
@@ -190,7 +191,10 @@ class _HeldOutSamples(Dataset[Any]):
     """The samples of one source that are only evaluated: the same in every run, whatever its seed."""
 
     def __init__(self, part: Part, config: TrainConfig, make_sample: SampleMaker) -> None:
-        self._part, self._config, self._make_sample = part, config, make_sample
+        # Pictures as they are: what is learned from others is for them.
+        samples = dataclasses.replace(config.samples, restyled=0.0)
+        self._part, self._make_sample = part, make_sample
+        self._config = dataclasses.replace(config, samples=samples)
 
     def __len__(self) -> int:
         return len(self._part.heldout)
