@@ -97,6 +97,20 @@ def test_confidence_is_that_of_the_predicted_scale(onnx: NetworkEngine) -> None:
     assert np.array_equal(estimate.confidence, confidence(estimate.log_scale))
 
 
+def test_the_best_quality_is_the_mean_of_a_fine_and_a_coarser_grid() -> None:
+    bundle, backend = load_bundle(str(tiny_model())), engine("torch")._backend
+    fine = BEST._replace(coarser=0)
+    coarse = fine._replace(cells=32 * 48, thorough=False)
+    one, other, both = (
+        NetworkEngine(bundle, backend, quality=each).estimate(*frame())
+        for each in (fine, coarse, BEST._replace(coarser=32 * 48))
+    )
+    assert np.abs(one.depth / other.depth - 1).max() > 0.01
+    assert np.allclose(np.log(both.depth), (np.log(one.depth) + np.log(other.depth)) / 2, atol=1e-4)
+    assert np.allclose(both.log_scale, (one.log_scale + other.log_scale) / 2, atol=1e-4)
+    assert np.array_equal(both.confidence, confidence(both.log_scale))
+
+
 @pytest.mark.parametrize(("cells", "offset"), [(64 * 96, 0.5), (32 * 48, 0.2)])
 def test_the_uncertainty_is_corrected_as_its_grid_asks(cells: int, offset: float) -> None:
     bundle, backend = load_bundle(str(tiny_model())), engine("torch")._backend

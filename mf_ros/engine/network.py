@@ -109,7 +109,7 @@ class NetworkEngine:
         with falling confidence; without one, confidence falls with the number of returns, and without any return depth
         is relative. The pipeline drops an image without any return before it comes here, so in it the scale is held
         over images with 1 to 19 returns. Images of more pixels than the quality allows, or the network was
-        made for, are completed on a coarser grid.
+        made for, are completed on a coarser grid; quality best takes the mean of two grids.
 
         Raises:
             MessageError: image and sparse depth differ in size.
@@ -118,15 +118,29 @@ class NetworkEngine:
         shape = sparse.depth.shape
         if image.shape != (*shape, 3):
             raise MessageError(f"The image has the shape {image.shape}, but sparse depth has {shape}: they must fit.")
-        step = grid_step(shape, min(self._quality.cells, self._bundle.processing.max_pixels))
         scale, trust = self._held.choose(np.take(sparse.depth, present_pixels(sparse.depth)))
-        made = replace(condition(sparse.depth, scale, step, thorough=self._quality.thorough), metric=scale > 0)
+        finest, *coarser = self._grids(shape)
+        log_ratio, log_scale, made = self._completed(image, sparse, scale, finest, self._quality.thorough)
+        for step in coarser:
+            other = self._completed(image, sparse, scale, step, thorough=False)
+            log_ratio, log_scale = _mean(log_ratio, other.log_ratio), _mean(log_scale, other.log_scale)
+        trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
+        return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
+
+    def _grids(self, shape: Tuple[int, ...]) -> List[int]:
+        """Pixels per side of a cell of each grid that the quality asks for, the finest grid first."""
+        most = min(self._quality.cells, self._bundle.processing.max_pixels)
+        fewer = min(self._quality.coarser or most, most)
+        return sorted({grid_step(shape, cells) for cells in (most, fewer)})
+
+    def _completed(self, image: ByteArray, sparse: SparseDepth, scale: float, step: int, thorough: bool) -> Completion:
+        """What the network makes of a frame on one grid, enlarged to the image."""
+        made = replace(condition(sparse.depth, scale, step, thorough=thorough), metric=scale > 0)
         made = at_own_level(made, sparse.level)
         done = complete(self._bundle, self._backend, mean_of_blocks(image, step), made, self._steps, step)
         done = finished(done, self._bundle.processing)
-        log_ratio, log_scale = (enlarged(each, step, shape) for each in (done.log_ratio, done.log_scale))
-        trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
-        return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
+        shape = sparse.depth.shape
+        return Completion(enlarged(done.log_ratio, step, shape), enlarged(done.log_scale, step, shape), made)
 
     def describe(self) -> Dict[str, str]:
         """Weights, library, device, precision, steps, what the self-test said."""
@@ -220,9 +234,13 @@ def smoothed(log_scale: FloatArray, prior: FloatArray) -> FloatArray:
     slope = (product - mean_guide * mean) / (np.maximum(square - mean_guide**2, 0) + np.float32(_SMOOTHING_TEXTURE))
     line = cv2.blur(cv2.merge([slope, mean - slope * mean_guide]), _SMOOTHING_WINDOW, anchor=(1, 1))
     slope, level = (cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in cv2.split(line))
-    slope *= prior
-    slope += level
-    return np.clip(slope, log_scale.min(), log_scale.max(), out=slope)
+    smooth = np.asarray(cv2.add(cv2.multiply(slope, prior), level), np.float32)
+    return np.clip(smooth, log_scale.min(), log_scale.max(), out=smooth)
+
+
+def _mean(one: FloatArray, other: FloatArray) -> FloatArray:
+    both: FloatArray = np.float32(0.5) * (one + other)
+    return both
 
 
 def denoise(backend: Backend, start: StepInput, steps: int, shift: float) -> StepOutput:

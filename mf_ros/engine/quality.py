@@ -14,18 +14,21 @@ class Quality(NamedTuple):
     Attributes:
         cells: images of more pixels are worked on in a coarser grid of at most so many cells, and enlarged.
         thorough: the prior is the mean of two completions and not of one.
+        coarser: a network also completes the image on a grid of at most so many cells, and hands out the mean of both;
+            0 leaves it at one grid.
         network: ``engine.name`` auto takes a network.
     """
 
     cells: int
     thorough: bool
+    coarser: int
     network: bool
 
 
 QUALITIES: Dict[QualityName, Quality] = {
-    "fast": Quality(cells=70_000, thorough=False, network=False),
-    "balanced": Quality(cells=160_000, thorough=False, network=True),
-    "best": Quality(cells=700_000, thorough=True, network=True),
+    "fast": Quality(cells=70_000, thorough=False, coarser=0, network=False),
+    "balanced": Quality(cells=160_000, thorough=False, coarser=0, network=True),
+    "best": Quality(cells=700_000, thorough=True, coarser=160_000, network=True),
 }
 BEST = QUALITIES["best"]
 
