@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from mf_ros.packages import install_command
+
 
 class MfRosError(Exception):
     """Base of every error that mf_ros raises on purpose."""
@@ -43,7 +45,7 @@ class MissingDependencyError(MfRosError):
 
 
 def require_package(module: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say in one sentence which extra brings it.
+    """Import an optional package, or say in one sentence what installs it.
 
     Args:
         module: name to import, for example ``rosbags.highlevel``.
@@ -59,5 +61,5 @@ def require_package(module: str, *, extra: str) -> ModuleType:
         if missing != module.split(".")[0]:
             raise
         raise MissingDependencyError(
-            f"The Python package '{missing}' is not installed: run pip install 'mf_ros[{extra}]'."
+            f"The Python package '{missing}' is not installed: run {install_command(extra)}."
         ) from error

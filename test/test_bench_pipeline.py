@@ -27,6 +27,7 @@ from mf_ros.engine import frame
 from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import BagError, ConfigError
 from mf_ros.evaluation.baselines import BASELINES
+from mf_ros.packages import install_command
 
 pytest.importorskip("rosbags")
 pytest.importorskip("mcap")
@@ -342,7 +343,7 @@ def test_a_package_that_training_needs_is_named(
 
     monkeypatch.setattr(bench_suites, "_TRAINING", "accelerate_that_nobody_has")
     assert main(["bench", "train"]) == 3
-    assert "pip install 'mf_ros[train]'" in capsys.readouterr().err
+    assert install_command("train") in capsys.readouterr().err
 
 
 def test_a_table_has_columns_of_even_width() -> None:

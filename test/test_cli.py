@@ -125,10 +125,10 @@ def test_doctor_works_where_everything_optional_is_missing() -> None:
 @pytest.mark.parametrize(
     ("missing", "command", "remedy"),
     [
-        (["cv2"], ["replay", "x"], "pip install 'mf_ros[cv]'"),
-        (["rosbags", "mcap"], ["check", "x"], "pip install 'mf_ros[bags]'"),
-        (["tyro"], ["check", "x"], "pip install tyro"),
-        (["yaml"], ["replay", "x"], "pip install pyyaml"),
+        (["cv2"], ["replay", "x"], "-m pip install 'opencv-python-headless>=4.5'"),
+        (["rosbags", "mcap"], ["check", "x"], "-m pip install 'rosbags>=0.11.1' 'mcap>=1.2' 'jinja2>=3.0'"),
+        (["tyro"], ["check", "x"], f"{sys.executable} -m pip install tyro"),
+        (["yaml"], ["replay", "x"], f"{sys.executable} -m pip install pyyaml"),
     ],
 )
 def test_a_missing_package_is_one_sentence(missing: list[str], command: list[str], remedy: str) -> None:

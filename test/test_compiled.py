@@ -18,6 +18,7 @@ from mf_ros.core import compiled
 from mf_ros.core.completion import RowPattern, complete_inverse_depth
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine
+from mf_ros.packages import install_command
 
 SPARSE = np.zeros((8, 9), np.float32)
 SPARSE[3, 4], SPARSE[6, 1] = 4.0, 5.0
@@ -41,7 +42,7 @@ def test_without_numba_numpy_does_the_work_and_nobody_is_warned(
     filled = complete_inverse_depth(SPARSE, RowPattern(0, 0))
     assert filled.shape == SPARSE.shape and np.isfinite(filled).all()
     assert [compiled.kernels(name) for name in compiled.NAMES] == [None] * len(compiled.NAMES)
-    assert compiled.state() == "not in use: numba is not installed (pip install 'mf_ros[speed]')"
+    assert compiled.state() == f"not in use: numba is not installed ({install_command('speed')})"
     assert not caplog.records
 
 

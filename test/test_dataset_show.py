@@ -35,6 +35,7 @@ from mf_ros.dataset.show.measure import (
 )
 from mf_ros.dataset.show.overview import Overview, look_into, place_of
 from mf_ros.dataset.show.text import overview_lines, percent, size
+from mf_ros.packages import install_command
 from mf_ros.simulate.rig import LIDAR
 
 
@@ -319,7 +320,7 @@ def test_sample_and_split_exclude_each_other(fleet: Path, capsys: pytest.Capture
 def test_the_help_needs_no_packages_and_the_command_names_the_missing_ones() -> None:
     assert run_without(["pyarrow", "lance", "jinja2", "cv2"], "dataset", "--help").returncode == 0
     done = run_without(["pyarrow"], "dataset", "show", "x")
-    assert done.returncode == 3 and "pip install 'mf_ros[fleet]'" in done.stderr
+    assert done.returncode == 3 and install_command("fleet") in done.stderr
 
 
 def test_small_and_nearly_whole_parts_are_not_rounded_away() -> None:

@@ -11,6 +11,7 @@ import pytest
 from mf_ros.cli.doctor import diagnose, render
 from mf_ros.cli.environment import Engine, Facts, Module, Script, gather, probe, probe_engine, shebang
 from mf_ros.findings import Finding
+from mf_ros.packages import install_command
 
 HEALTHY_MODULES = {
     name: Module(version)
@@ -66,7 +67,7 @@ def test_a_laptop_without_ros_gets_a_note_and_no_error() -> None:
 TROUBLES = {
     "old Python": (replace(ROBOT, python="3.8.10", rclpy_pythons=()), "error", "3.8.10", "Python 3.10"),
     "a base package is missing": (without_module(ROBOT, "tyro"), "error", "'tyro'", "pip install tyro"),
-    "an optional package is missing": (without_module(ROBOT, "rosbags"), "note", "'rosbags'", "mf_ros[bags]"),
+    "an optional package is missing": (without_module(ROBOT, "rosbags"), "note", "'rosbags'", install_command("bags")),
     "a package is broken": (
         with_modules(ROBOT, cv2=Module(error="ImportError: libGL.so.1: cannot open shared object file")),
         "error",
@@ -102,7 +103,7 @@ TROUBLES = {
         ),
         "warning",
         "CPUExecutionProvider",
-        "onnx-gpu",
+        install_command("onnx-gpu"),
     ),
     "a Jetson whose GPU onnxruntime does not use": (
         replace(
@@ -130,7 +131,7 @@ TROUBLES = {
         replace(ROBOT, engine=Engine("classical", {"device": "cpu"}, ("No network can run: no onnxruntime.",))),
         "warning",
         "no onnxruntime",
-        "mf_ros[onnx]",
+        install_command("onnx"),
     ),
     "ROS not sourced": (
         replace(without_module(ROBOT, "rclpy"), ros_variables={}),
@@ -198,7 +199,7 @@ def test_what_pip_cannot_find_for_the_processor_is_not_advised() -> None:
     jetsons = [replace(facts, machine="aarch64") for facts, *_ in TROUBLES.values()]
     advice = [finding.advice for facts in jetsons for finding in diagnose(facts)]
     assert sum("On a Jetson" in each for each in advice) >= 3
-    assert not any("onnx-gpu]" in each for each in advice)
+    assert not any(install_command("onnx-gpu") in each for each in advice)
 
 
 def test_errors_come_first() -> None:

@@ -24,7 +24,7 @@ ROS_PACKAGES = {
     "launch",
 }
 TORCH_PACKAGES = {"torch", "safetensors", "accelerate", "peft", "diffusers"}
-MAY_USE_YAML = {"mf_ros.core.settings", "mf_ros.core.config"}
+MAY_USE_YAML = {"mf_ros.core.settings", "mf_ros.core.config", "mf_ros.core.documents"}
 # The only door to compiled kernels; the modules kernels_* go through it.
 MAY_USE_NUMBA = {"mf_ros.core.compiled"}
 MAY_LOAD_EVALUATION = {"mf_ros.bags.replay", "mf_ros.bags.report", "mf_ros.bags.evaluation_frames"}

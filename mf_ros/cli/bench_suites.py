@@ -12,6 +12,7 @@ from mf_ros.cli.options import Advance, progress
 from mf_ros.core.config import Config
 from mf_ros.core.settings import load_config
 from mf_ros.errors import ConfigError, MissingDependencyError
+from mf_ros.packages import install_command
 
 if TYPE_CHECKING:
     from mf_ros.cli.bench import Bench
@@ -150,9 +151,7 @@ def _of_training(function: str) -> Callable[..., Mapping[str, Any]]:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "mf_ros":
             raise
-        raise MissingDependencyError(
-            f"Training is not installed ({error}): run pip install 'mf_ros[train]'."
-        ) from error
+        raise MissingDependencyError(f"Training is not installed ({error}): run {install_command('train')}.") from error
     return found
 
 

@@ -10,6 +10,7 @@ from mf_ros import __version__
 from mf_ros.cli.environment import Facts, gather
 from mf_ros.cli.options import FINDINGS, OK, Options, print_json
 from mf_ros.findings import Finding, has_errors, lines_of, worst_first
+from mf_ros.packages import install_command, pip_install
 
 # The extras that bags need: what for, and which modules they bring.
 EXTRAS = {
@@ -113,17 +114,17 @@ def _packages(facts: Facts) -> Iterator[Finding]:
             )
     for name, package in BASE.items():
         if name not in facts.modules:
-            advice = f"Run: {facts.executable} -m pip install {package}"
+            advice = f"Run: {pip_install(package)}"
             yield Finding("error", f"The package '{name}' is not installed.", advice)
     for extra, (purpose, names) in EXTRAS.items():
         missing = [f"'{name}'" for name in names if name not in facts.modules]
         if missing:
-            advice = f"Run pip install 'mf_ros[{extra}]' if you need it; 'mf_ros[offline]' brings all that bags need."
+            advice = f"If you need it, run: {install_command(extra)}"
             verb = "is" if len(missing) == 1 else "are"
             yield Finding("note", f"{', '.join(missing)} {verb} not installed: for {purpose}.", advice)
     numpy = facts.modules.get("numpy")
     if numpy is not None and numpy.version and _version(numpy.version) < (1, 21):
-        yield Finding("error", f"NumPy {numpy.version} is too old.", "Run: pip install 'numpy>=1.21'")
+        yield Finding("error", f"NumPy {numpy.version} is too old.", f"Run: {pip_install('numpy>=1.21')}")
 
 
 def _onnxruntime(facts: Facts) -> Iterator[Finding]:
@@ -131,8 +132,8 @@ def _onnxruntime(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "error",
             "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other's files.",
-            "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one: pip install 'mf_ros[onnx]', or for "
-            f"the GPU {_gpu_build(facts)}",
+            f"Run: {facts.executable} -m pip uninstall -y onnxruntime onnxruntime-gpu, then install one: "
+            f"{install_command('onnx')}, or for the GPU {_gpu_build(facts)}",
         )
     module = facts.modules.get("onnxruntime")
     if module is None or module.error:
@@ -142,7 +143,7 @@ def _onnxruntime(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"There is a GPU, but onnxruntime only has {', '.join(module.providers) or 'no provider'}.",
-            f"Run: pip uninstall -y onnxruntime, then {_gpu_build(facts)}",
+            f"Run: {facts.executable} -m pip uninstall -y onnxruntime, then {_gpu_build(facts)}",
         )
     if on_gpu and not (facts.gpus or facts.jetson):
         yield Finding(
@@ -165,15 +166,15 @@ def _engine(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             text,
-            "If onnxruntime is missing, run: pip install 'mf_ros[onnx]', or for a GPU "
-            f"{_gpu_build(facts)} With engine.name onnx or torch, mf-ros replay says what else is wrong.",
+            f"If onnxruntime is missing, run: {install_command('onnx')}, or for a GPU {_gpu_build(facts)} "
+            "With engine.name onnx or torch, mf-ros replay says what else is wrong.",
         )
 
 
 def _gpu_build(facts: Facts) -> str:
     """How the onnxruntime that uses an NVIDIA GPU is installed on this processor, as the end of a sentence."""
     if facts.machine not in _NO_GPU_BUILD:
-        return "pip install 'mf_ros[onnx-gpu]'."
+        return f"{install_command('onnx-gpu')}."
     return (
         f"NVIDIA's own build for this Jetson's JetPack: PyPI has none for {facts.machine}; docs/node.md, On a Jetson, "
         "has the command."
@@ -189,7 +190,7 @@ def _numpy_and_cv_bridge(facts: Facts) -> Iterator[Finding]:
             "warning",
             f"NumPy {numpy.version} is used, but the cv_bridge of ROS is usually built for NumPy 1"
             + (f": {bridge.error}" if bridge.error else "."),
-            "mf_ros does not use cv_bridge; for other nodes in this Python run: pip install 'numpy<2'.",
+            f"mf_ros does not use cv_bridge; for other nodes in this Python run: {pip_install('numpy<2')}.",
         )
     elif bridge.error:
         advice = (

@@ -17,6 +17,7 @@ from typing import Any, List, Optional, Sequence, Type
 from mf_ros import __version__
 from mf_ros.cli.options import BAD_INPUT, INTERRUPTED, MISSING_DEPENDENCY, OK, one_line
 from mf_ros.errors import MfRosError, MissingDependencyError
+from mf_ros.packages import install_command, pip_install
 
 PIPE_CLOSED = 141
 
@@ -188,9 +189,9 @@ def _missing(error: ImportError) -> Optional[MissingDependencyError]:
     if not isinstance(error, ModuleNotFoundError):
         return MissingDependencyError(f"A Python package cannot be loaded ({_one_line(error)}): run mf-ros doctor.")
     if module in EXTRA_OF_MODULE:
-        what = f"pip install 'mf_ros[{EXTRA_OF_MODULE[module]}]'"
+        what = install_command(EXTRA_OF_MODULE[module])
     else:
-        what = f"pip install {'pyyaml' if module == 'yaml' else module}"
+        what = pip_install("pyyaml" if module == "yaml" else module)
     return MissingDependencyError(f"The Python package '{module}' is not installed: run {what}.")
 
 

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 from numpy.typing import DTypeLike
 
 from mf_ros.core.types import AnyArray
+from mf_ros.packages import install_command
 
 _log = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -60,7 +61,7 @@ def state() -> str:
     if os.environ.get(SWITCH, "1") == "0":
         return f"not in use: {SWITCH} is 0"
     if not available():
-        return "not in use: numba is not installed (pip install 'mf_ros[speed]')"
+        return f"not in use: numba is not installed ({install_command('speed')})"
     prepare()
     missing = [name for name in NAMES if kernels(name) is None]
     return f"not in use for: {', '.join(missing)}" if missing else "in use"
@@ -114,10 +115,11 @@ def _load(name: str) -> Optional[ModuleType]:
         lines = str(error).strip().splitlines() or [""]
         _log.warning(
             "The compiled kernels of %s cannot be loaded, NumPy takes their place: %s: %s. Reinstall them with "
-            "pip install 'mf_ros[speed]', or set %s=0.",
+            "%s, or set %s=0.",
             name,
             type(error).__name__,
             lines[0].rstrip("."),
+            install_command("speed"),
             SWITCH,
         )
         return None

@@ -176,7 +176,7 @@ def _provider(ort: ModuleType, device: str) -> str:
     if CUDA not in available:
         raise ModelError(
             f"engine.device is cuda, but this onnxruntime only has {', '.join(available)}: "
-            "run pip uninstall onnxruntime, then pip install 'mf_ros[onnx-gpu]'."
+            "uninstall onnxruntime, then install its build for this machine's GPU, which mf-ros doctor names."
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that pip installed

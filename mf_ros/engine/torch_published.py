@@ -16,6 +16,7 @@ from mf_ros.engine.backend import failure_text
 from mf_ros.engine.published import Published
 from mf_ros.engine.torch_device import TorchDevice
 from mf_ros.errors import MfRosError, MissingDependencyError, ModelError
+from mf_ros.packages import install_command, pip_install
 
 CONFIG = "config.json"
 _SHOWN_KEYS = 3
@@ -141,12 +142,11 @@ def loading(folder: Path, libraries: Sequence[ModuleType], extra: str) -> Iterat
             # In no extra: the one from the usual index cannot be loaded beside a torch from another.
             raise MissingDependencyError(
                 f"{name} needs the Python package 'torchvision', built for the torch that is installed, for the model "
-                f"{folder} ({text}): run pip install torchvision, from the index that torch came from."
+                f"{folder} ({text}): run {pip_install('torchvision')}, from the index that torch came from."
             ) from error
         if isinstance(error, ImportError):
             raise MissingDependencyError(
-                f"{name} needs another Python package for the model {folder} ({text}): run pip install "
-                f"'mf_ros[{extra}]'."
+                f"{name} needs another Python package for the model {folder} ({text}): run {install_command(extra)}."
             ) from error
         if "trust_remote_code" in str(error):
             text = "it needs Python code that comes with it, which is never run"

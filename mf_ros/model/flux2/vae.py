@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mf_ros.errors import MissingDependencyError, ModelError, require_package
 from mf_ros.model.flux2.files import StoredTensor, open_tensors, shown
 from mf_ros.model.flux2.loading import check_tensors, read_tensors
+from mf_ros.packages import install_command
 
 ENCODER, DECODER = "ae_encoder.safetensors", "ae_decoder.safetensors"
 WHOLE = "vae/diffusion_pytorch_model.safetensors"
@@ -124,7 +125,7 @@ def load_autoencoder(
         kind = diffusers.AutoencoderKLFlux2
     except (AttributeError, ImportError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"diffusers {diffusers.__version__} has no AutoencoderKLFlux2: run pip install -U 'mf_ros[flux]'."
+            f"diffusers {diffusers.__version__} has no AutoencoderKLFlux2: run {install_command('flux')}."
         ) from error
     with torch.device("meta"):
         vae = kind(**sizes)
