@@ -44,10 +44,11 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], tensors[key]) and loaded[key].dtype == tensors[key].dtype for key in tensors)
 
 
-def test_files_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "SHARD_BYTES", 1000)
+@pytest.mark.parametrize(("limit", "small"), [("SHARD_BYTES", False), ("SMALL_SHARD_BYTES", True)])
+def test_files_stay_below_the_limit(limit: str, small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, limit, 1000)
     tensors = {f"layer{i}": torch.randn(100) for i in range(5)}
-    path = save_checkpoint(tmp_path, 1, {"model": tensors}, {})
+    path = save_checkpoint(tmp_path, 1, {"model": tensors}, {}, small=small)
     files = sorted(path.glob("model-*.safetensors"))
     assert len(files) == 3, "two tensors of 400 bytes fit into each"
     checkpoint = latest_checkpoint(tmp_path)

@@ -1,6 +1,6 @@
 """Checkpoints as folders ``step_N`` of safetensors and JSON, never half there; weights to start from.
 
-A checkpoint holds ``model``, ``ema`` and ``optimiser`` as safetensors (split where larger than 15 MB) and
+A checkpoint holds ``model``, ``ema`` and ``optimiser`` as safetensors (split where larger than 2 GB) and
 ``state.json``, which also lists the files and their sizes. It is written under another name and renamed when complete.
 Tensors are written and read one by one, so that a network divided over several processes never lies in one memory.
 """
@@ -29,7 +29,10 @@ from mf_training.sharding import fill, whole
 
 _log = logging.getLogger(__name__)
 
-SHARD_BYTES = 15_000_000
+SHARD_BYTES = 2_000_000_000
+"""Size from which on tensors go into another file; the largest that one process gathers at a time."""
+SMALL_SHARD_BYTES = 15_000_000
+"""The same where a run's state is to be small, to be kept where large files are not taken."""
 _FORMAT = 1
 _MAX_JSON_BYTES = 10_000_000
 _MAX_WEIGHT_BYTES = 1 << 36
@@ -126,6 +129,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     *,
     writes: bool = True,
+    small: bool = False,
 ) -> Path:
     """Write a checkpoint; it appears under its name only when it is complete.
 
@@ -137,22 +141,29 @@ def save_checkpoint(
         tensors: name (``model``, ``ema``, ``optimiser``) to tensors.
         state: the rest, as plain values.
         writes: this process writes; the others only hand over their parts of each tensor.
+        small: in files of ``SMALL_SHARD_BYTES``.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    return _save(out, f"step_{step:08d}", tensors, {**state, "step": step}, writes)
+    return _save(out, f"step_{step:08d}", tensors, {**state, "step": step}, writes, small)
 
 
 def save_best(
-    out: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, writes: bool = True
+    out: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    writes: bool = True,
+    small: bool = False,
 ) -> Path:
     """Write the averaged weights of the best evaluation as ``best_N`` and remove the one before.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    path = _save(out, f"best_{step:08d}", {"ema": weights}, {**state, "step": step}, writes)
+    path = _save(out, f"best_{step:08d}", {"ema": weights}, {**state, "step": step}, writes, small)
     for other in _folders(out, _BEST) if writes else ():
         if other[1] != path:
             shutil.rmtree(other[1], ignore_errors=True)
@@ -267,7 +278,12 @@ def load_into(net: Union[nn.Module, Mapping[str, Tensor]], weights: Mapping[str,
 
 
 def _save(
-    out: Path, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], writes: bool
+    out: Path,
+    name: str,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    writes: bool,
+    small: bool,
 ) -> Path:
     part, final = out / f".{name}.part", out / name
     if not writes:
@@ -280,7 +296,7 @@ def _save(
         part.mkdir(parents=True)
         files: Dict[str, int] = {}
         for kind, entries in tensors.items():
-            for file, shard in _shards(kind, entries):
+            for file, shard in _shards(kind, entries, SMALL_SHARD_BYTES if small else SHARD_BYTES):
                 save_file(shard, part / file)
                 # safetensors writes files for their owner only; these are meant to be shared.
                 (part / file).chmod(0o644)
@@ -313,13 +329,13 @@ def _gathered(tensors: Mapping[str, Tensor]) -> Iterator[Tuple[str, Tensor]]:
         yield key, whole(tensors[key].detach())
 
 
-def _shards(kind: str, tensors: Mapping[str, Tensor]) -> Iterator[Tuple[str, Dict[str, Tensor]]]:
+def _shards(kind: str, tensors: Mapping[str, Tensor], limit: int) -> Iterator[Tuple[str, Dict[str, Tensor]]]:
     """File names and their tensors, none above the limit unless one tensor is."""
     group: Dict[str, Tensor] = {}
     size, number = 0, 1
     for key, value in _gathered(tensors):
         value = value.cpu().contiguous()
-        if group and size + value.nbytes > SHARD_BYTES:
+        if group and size + value.nbytes > limit:
             yield f"{kind}-{number:03d}.safetensors", group
             group, size, number = {}, 0, number + 1
         group[key] = value

@@ -202,7 +202,8 @@ class TrainConfig:
     tracker: Literal["tensorboard", "none"] = "tensorboard"
     """Where curves go; tensorboard's lie in the run's folder, in logs."""
     state_small: bool = False
-    """Save the optimiser's state in half precision: smaller, but a resumed run is then not the same bit for bit."""
+    """Save the optimiser's state in half precision, and all in files of 15 MB, to be kept where none may be large; a
+    resumed run is then not the same bit for bit."""
 
 
 # What may change between two runs of one training without making it another training.

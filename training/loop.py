@@ -306,19 +306,20 @@ class Trainer:
             self._log({f"heldout/{name}": value for name, value in found.items()})
             if tally.judge(found.get("ratio"), self.config.min_gain):
                 state = {**self._state(), "scores": found}
-                save_best(self.out, tally.step, self.network.weights(), state, writes=self._writes)
+                weights, small = self.network.weights(), self.config.state_small
+                save_best(self.out, tally.step, weights, state, writes=self._writes, small=small)
         self._count_time(started)
 
     def _save(self) -> None:
         started = time.monotonic()
         optimiser = optimiser_tensors(self.optimisers, self.names)
-        weights = self.network.weights()
+        weights, small = self.network.weights(), self.config.state_small
         tensors = {
             "model": weights,
             "ema": {**weights, **self.average.weights()},
-            "optimiser": halved(optimiser) if self.config.state_small else optimiser,
+            "optimiser": halved(optimiser) if small else optimiser,
         }
-        save_checkpoint(self.out, self.tally.step, tensors, self._state(), writes=self._writes)
+        save_checkpoint(self.out, self.tally.step, tensors, self._state(), writes=self._writes, small=small)
         if self._writes:
             prune(self.out, self.config.keep, self.tally.step)
         self.accelerator.wait_for_everyone()
