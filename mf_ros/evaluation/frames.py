@@ -24,14 +24,16 @@ import numpy as np
 from mf_ros.core.archives import UNREADABLE
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.documents import bounded_text
+from mf_ros.core.messages import decode_compressed
 from mf_ros.core.pointcloud import MAX_RING
 from mf_ros.core.types import AnyArray, ByteArray, CameraPoints, DoubleArray, FloatArray, IntArray
-from mf_ros.errors import BagError, CalibrationError
+from mf_ros.errors import BagError, CalibrationError, MessageError
 
 MAX_WIDTH = 1300
 _SEQUENCE_FRAMES = 4
 _MAX_UNPACKED_BYTES = 1 << 29
 _LARGEST_CALIBRATION = 1_000_000
+_LARGEST_IMAGE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,15 @@ def _half_size_if_wide(frame: EvaluationFrame) -> EvaluationFrame:
 
 
 def _read_image(path: Path) -> ByteArray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise BagError(f"{path}: not a readable image.")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    """The picture as it is decoded in messages: EXIF does not turn it, for calibrations are of what the sensor saw."""
+    try:
+        if path.stat().st_size > _LARGEST_IMAGE:
+            raise BagError(f"{path} has more than {_LARGEST_IMAGE} bytes: that is no image of a frame.")
+        return decode_compressed(path.read_bytes(), path.suffix)
+    except OSError as error:
+        raise BagError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except MessageError as error:
+        raise BagError(f"{path}: {error}") from error
 
 
 def _read_arrays(path: Path) -> Dict[str, AnyArray]:
