@@ -19,7 +19,7 @@ from dataset_rows import some_rows  # noqa: E402
 
 from mf_ros.core.config import Config  # noqa: E402
 from mf_ros.core.settings import config_to_mapping  # noqa: E402
-from mf_ros.dataset.dataset import META_KEY, Dataset, is_dataset, light_rows  # noqa: E402
+from mf_ros.dataset.dataset import META_KEY, Dataset, is_dataset  # noqa: E402
 from mf_ros.dataset.row import DatasetError, Row  # noqa: E402
 from mf_ros.dataset.schema import SCHEMA, row_of, to_table  # noqa: E402
 
@@ -100,7 +100,7 @@ def test_columns_are_read_without_the_others(tmp_path: Path) -> None:
     rows = some_rows()
     dataset = Dataset(write_lance(tmp_path / "set", rows))
     assert dataset.columns(["sample_id", "split"]).column_names == ["sample_id", "split"]
-    found = light_rows(dataset, ["sample_id", "split"])
+    found = dataset.columns(["sample_id", "split"]).to_pylist()
     assert found == [{"sample_id": row.sample_id, "split": row.split} for row in rows]
 
 

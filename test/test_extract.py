@@ -21,7 +21,7 @@ from mf_ros.bags.writer import McapWriter
 from mf_ros.core.config import Config, LidarConfig
 from mf_ros.core.topics import choose_topics
 from mf_ros.dataset.bag_job import Reading
-from mf_ros.dataset.dataset import Dataset, light_rows
+from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.row import Row
 from mf_ros.engine.assemble import AssembledFrame, DecodedFrame, FrameAssembler
 from mf_ros.engine.pipeline import DepthPipeline
@@ -101,7 +101,7 @@ def test_recorded_jpeg_files_stay_as_they_are_and_raw_images_lose_nothing(tmp_pa
 
 def test_the_pieces_of_a_bag_split_by_time_are_a_gap_apart(tmp_path: Path) -> None:
     report = extracted([drive(tmp_path / "a.mcap", frames=60)], tmp_path / "set", split="time")
-    rows = light_rows(Dataset(tmp_path / "set"), ["split", "log_ns"])
+    rows = Dataset(tmp_path / "set").columns(["split", "log_ns"]).to_pylist()
     times = {name: [row["log_ns"] / 1e9 for row in rows if row["split"] == name] for name in ("train", "val", "test")}
     gap = report.records[0].gap_s
     assert 0.6 <= gap <= 0.7, "a tenth of the six seconds and the margins"

@@ -16,7 +16,7 @@ imagehash = pytest.importorskip("imagehash")
 from broken_bags import Run  # noqa: E402
 from fleet_bags import drive, extracted  # noqa: E402
 
-from mf_ros.dataset.dataset import Dataset, light_rows  # noqa: E402
+from mf_ros.dataset.dataset import Dataset  # noqa: E402
 from mf_ros.dataset.keyframes import KeyframeOptions, Keyframes, View, perceptual_hash  # noqa: E402
 from mf_ros.dataset.row import DatasetError  # noqa: E402
 from mf_ros.dataset.sources import find_bags, identify  # noqa: E402
@@ -47,7 +47,7 @@ def test_bags_of_one_robot_place_and_day_go_the_same_way(tmp_path: Path) -> None
     places = [(robot, part) for robot in range(3) for part in range(2)]
     bags = [drive(tmp_path / f"rover-{n}" / f"{part}.mcap", seed=10 * n + part, frames=3) for n, part in places]
     extracted(bags, tmp_path / "set", split="group")
-    rows = light_rows(Dataset(tmp_path / "set"), ["robot_id", "day", "site", "split"])
+    rows = Dataset(tmp_path / "set").columns(["robot_id", "day", "site", "split"]).to_pylist()
     assert len(rows) == 12
     assert all(row["split"] == split_of_group((row["robot_id"], row["day"], row["site"])) for row in rows)
     more = extracted([drive(tmp_path / "rover-9" / "1.mcap", seed=99, frames=3)], tmp_path / "set")

@@ -23,7 +23,7 @@ from test_dataset import assert_same
 from mf_ros.core.config import Config, EngineConfig, LidarConfig
 from mf_ros.dataset import recording_rows
 from mf_ros.dataset.bag_job import Outcome
-from mf_ros.dataset.dataset import Dataset, light_rows
+from mf_ros.dataset.dataset import Dataset
 from mf_ros.dataset.jobs import run_jobs
 from mf_ros.dataset.manifest import BagRecord, Manifest
 from mf_ros.dataset.row import DatasetError
@@ -41,7 +41,8 @@ def assert_same_rows(one: Path, other: Path) -> None:
     first, second = Dataset(one), Dataset(other)
     assert first.fingerprint == second.fingerprint
     places = [
-        {row["sample_id"]: i for i, row in enumerate(light_rows(each, ["sample_id"]))} for each in (first, second)
+        {row["sample_id"]: i for i, row in enumerate(each.columns(["sample_id"]).to_pylist())}
+        for each in (first, second)
     ]
     assert len(places[0]) == len(first) == len(second), "no row is there twice"
     for sample, place in places[0].items():

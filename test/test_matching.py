@@ -324,36 +324,6 @@ def test_queues_are_bounded_and_what_they_lose_is_counted() -> None:
     assert matcher.counters == {"queue_full": 7, "sweep_queue_full": 4}
 
 
-def test_latest_takes_the_newest_complete_set_and_counts_the_rest() -> None:
-    matcher: StampMatcher = StampMatcher(1, SyncConfig())
-    for stamp in (0, 33, 66, 100, 133):
-        matcher.add_image(stamp * MS, stamp)
-    assert matcher.latest() is None
-    matcher.add_sweep(0, 0, "first")
-    matcher.add_sweep(0, 100 * MS, "second")
-    match = matcher.latest()
-    assert match is not None and (match.image, match.sweeps) == (100, ("second",))
-    assert matcher.counters == {"stale": 3}
-    assert matcher.pending() == 1
-    assert matcher.latest() is None
-
-
-def test_latest_drops_images_without_lidar_too() -> None:
-    matcher: StampMatcher = StampMatcher(1, SyncConfig(max_wait_s=0.2))
-    for stamp in range(0, 400, 40):
-        matcher.add_image(stamp * MS, stamp)
-        assert matcher.latest() is None
-    assert matcher.counters == {"no_lidar": 5}
-    assert matcher.pending() == 5
-
-
-def test_ages_tell_which_input_is_missing() -> None:
-    matcher: StampMatcher = StampMatcher(2, SyncConfig())
-    matcher.add_image(1000 * MS, "image")
-    matcher.add_sweep(1, 900 * MS, "sweep")
-    assert matcher.ages_s(2000 * MS) == {"image": 1.0, "lidar_0": None, "lidar_1": pytest.approx(1.1)}
-
-
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 values for 2 LiDARs"):
         StampMatcher(2, SyncConfig(lidar_offset_s=(0.1,)))
@@ -365,7 +335,7 @@ events_strategy = st.lists(
     st.tuples(
         st.sampled_from([CAMERA, 0, 1]),
         st.integers(0, 3000) | st.integers(100_000, 103_000),
-        st.sampled_from(["pop", "latest", "keep"]),
+        st.sampled_from(["pop", "keep"]),
     ),
     max_size=60,
 )
@@ -386,9 +356,6 @@ def test_every_image_is_matched_counted_or_pending_whatever_arrives(events: list
                 matcher.add_sweep(stream, stamp * MS, stamp)
             if action == "pop":
                 matches += matcher.pop()
-            elif action == "latest":
-                match = matcher.latest()
-                matches += [] if match is None else [match]
             dropped = sum(n for reason, n in matcher.counters.items() if not reason.startswith("sweep_"))
             assert images == len(matches) + dropped + matcher.pending()
         matches += matcher.pop(flush=True)

@@ -15,8 +15,6 @@ T = TypeVar("T")
 
 NO_LIDAR = "no_lidar"
 """No LiDAR has a sweep near enough to the image."""
-STALE = "stale"
-"""A newer image was taken first, because live processing only wants the newest."""
 QUEUE_FULL = "queue_full"
 """More images waited than ``queue_size``."""
 TIME_JUMP = "time_jump"
@@ -206,35 +204,9 @@ class StampMatcher(Generic[ImageT, SweepT]):
             self._forget_sweeps(match.stamp_ns)
         return matches
 
-    def latest(self) -> Optional[Match[ImageT, SweepT]]:
-        """Take the newest image that is decided and has LiDAR; older ones are dropped, newer ones wait on."""
-        self._count(TIME_JUMP, len(self._before_jump))
-        self._before_jump = []
-        for index in reversed(range(len(self._images))):
-            if not self._decided(self._images.stamps[index]):
-                continue
-            match = self._match(index)
-            if self._has_lidar(match):
-                for older in range(index):
-                    if self._has_lidar(self._match(older)):
-                        self._count(STALE)
-                    else:
-                        self._drop_without_lidar(self._images.stamps[older])
-                self._images.drop_first(index + 1)
-                self._forget_sweeps(match.stamp_ns)
-                return match
-        self.pop()
-        return None
-
     def pending(self) -> int:
         """Number of images that wait for a decision."""
         return len(self._images) + len(self._before_jump) + (self._images.held is not None)
-
-    def ages_s(self, now_ns: int) -> Dict[str, Optional[float]]:
-        """Seconds since the newest stamp of "image", "lidar_0", "lidar_1"...; None before the first message."""
-        streams = {"image": self._images.newest}
-        streams.update({f"lidar_{index}": queue.newest for index, queue in enumerate(self._sweeps)})
-        return {name: None if newest is None else (now_ns - newest) / 1e9 for name, newest in streams.items()}
 
     def _count(self, reason: str, number: int = 1) -> None:
         if number > 0:

@@ -151,11 +151,6 @@ def read_yaml(path: Path) -> Any:
         ) from error
 
 
-def dump_config(config: Config) -> str:
-    """Settings as YAML text that ``load_config`` reads back."""
-    return yaml.safe_dump(config_to_mapping(config), sort_keys=False)
-
-
 def validate(config: Config) -> None:
     """Check types, ranges and relations of all settings.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Protocol, Sequence, Tuple, Union
 
 from mf_ros.core.config import Config
 from mf_ros.core.documents import bounded_text
@@ -242,10 +242,3 @@ def _read(reading: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def light_rows(dataset: Dataset, names: Sequence[str], split: Optional[str] = None) -> List[Dict[str, Any]]:
-    """These small columns as one mapping a row, of one split in its order, or of all rows in that of the table."""
-    table = dataset.columns(names)
-    places = range(len(dataset)) if split is None else dataset.indices(split)
-    return [{name: table.column(name)[place].as_py() for name in names} for place in places]
