@@ -19,27 +19,23 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from mf_ros.errors import ModelError, require_package
-from mf_ros.licences import UNKNOWN, licence_of, licence_that_counts, licence_warning
+from mf_ros.licences import UNKNOWN, licence_of, licence_that_counts
 from mf_ros.model.flux2.config import Flux2Config
 from mf_ros.model.flux2.files import Checkpoint, open_checkpoint, shown
 from mf_ros.model.flux2.loading import check_tensors
-from mf_ros.model.flux2.memory import check_memory
 from mf_ros.model.flux2.network import Flux2Network
 
-KLEIN_4B = Flux2Config(hidden=3072, heads=24, triple_blocks=5, single_blocks=20, text_channels=7680)
-"""Sizes of text and image as in its config.json; as many decoder blocks as the released network with depth has."""
 HUB_ID = "black-forest-labs/FLUX.2-klein-base-4B"
 """The base on the Hub, not distilled to a few steps, which is what trains well."""
 
 _FOLDER = "transformer"
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
-_FLOAT32 = "depth_final_layer."
 _NAMED_AT_MOST = 3
 _SEED = 0
 
@@ -194,39 +190,6 @@ def open_klein(path: Path) -> Checkpoint:
     return replace(opened, licence=licence_that_counts(stated))
 
 
-def load_klein(
-    path: Union[str, Path],
-    dtype: torch.dtype = torch.bfloat16,
-    device: Union[str, torch.device] = "cpu",
-    *,
-    config: Flux2Config = KLEIN_4B,
-    accept_noncommercial: bool = False,
-) -> Flux2Network:
-    """A network with a fresh depth stream, for training and for images from text.
-
-    Args:
-        path: as ``open_klein`` takes it.
-        dtype: of all but ``depth_final_layer``, which is float32.
-        device: where to.
-        config: sizes.
-        accept_noncommercial: needed for weights whose licence forbids commercial use; that of 4B does not.
-
-    Raises:
-        MissingDependencyError: safetensors is not installed.
-        ModelError: a file is missing or damaged; tensors are missing or not known or have another shape or dtype; the
-            licence was not accepted; there is too little memory.
-    """
-    where, stored = torch.device(device), open_klein(Path(path))
-    tensors = KleinTensors(stored, config)
-    licence_warning(str(path), stored.licence or UNKNOWN, accepted=accept_noncommercial)
-    kinds = {name: torch.float32 if name.startswith(_FLOAT32) else dtype for name in tensors}
-    _check_memory(path, tensors.shapes, kinds, where)
-    with torch.device("meta"):
-        network = Flux2Network(config)
-    network.load_state_dict({name: tensors[name].to(where, kind) for name, kind in kinds.items()}, assign=True)
-    return network.requires_grad_(False).eval()
-
-
 def origins(shapes: Mapping[str, Tuple[int, ...]], config: Flux2Config, *, of_diffusers: bool) -> Dict[str, Origin]:
     """Where each tensor of a network with depth comes from.
 
@@ -289,14 +252,3 @@ def _check_names(stored: Checkpoint, wanted: Iterable[str]) -> None:
 def _listed(names: List[str]) -> str:
     more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
     return ", ".join(map(shown, names[:_NAMED_AT_MOST])) + more
-
-
-def _check_memory(
-    path: Union[str, Path],
-    shapes: Mapping[str, Tuple[int, ...]],
-    kinds: Mapping[str, torch.dtype],
-    device: torch.device,
-) -> None:
-    sizes = [math.prod(shapes[name]) * kind.itemsize for name, kind in kinds.items()]
-    # Beside the network one tensor, in parts and as a whole.
-    check_memory(f"The network {path}", sum(sizes) + 2 * max(sizes), device)
