@@ -22,9 +22,10 @@ from mf_training.settings import load_train_config
 ROOT = Path(__file__).parents[1]
 # Where the rest of a line is the shell's.
 SHELL = (">", "|", "&")
-# Sentences name parts of commands in this way.
-PARTS = ("bench SUITE", "dataset show", "evaluate --compare", "export --int8", "train CONFIG", "train CONFIG --plan")
-PARTS += ("train posttrain_flux",)
+# What sentences name without meaning a whole command: a command alone, one of its options, or these.
+NAMES = re.compile(
+    r"[a-z]+( --[a-z-]+)?|COMMAND .*|bench SUITE|dataset show|train CONFIG( --plan)?|train posttrain_flux"
+)
 
 
 def texts() -> Dict[str, str]:
@@ -52,7 +53,7 @@ def commands_in(text: str) -> Iterator[str]:
         found = re.match(r"(?:\.venv/bin/)?mf-ros (.+)", line.strip())
         if found:
             command = re.sub(r"\$([A-Z]+)", lambda name: variables[name[1]], found[1])
-            if command not in PARTS and " " in command and not command.startswith("COMMAND"):
+            if not NAMES.fullmatch(command):
                 yield command
 
 
@@ -68,7 +69,7 @@ mf-ros check my_bag   # is it usable?
 mf-ros simulate --out a.mcap $FLEET &
 ```
 Then `mf-ros replay my_bag
---out out`, unlike `mf-ros replay`:
+--out out`, unlike `mf-ros replay` and `mf-ros export --int8`:
 
     mf-ros bench core --json > core.json
 """
