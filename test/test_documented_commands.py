@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 SHELL = (">", "|", "&")
 # What sentences name without meaning a whole command: a command alone, one of its options, or these.
 NAMES = re.compile(
-    r"[a-z]+( --[a-z-]+)?|COMMAND .*|bench SUITE|dataset show|train CONFIG( --plan)?|train posttrain_flux"
+    r"[a-z]+( --[a-z0-9-]+)?|COMMAND .*|bench SUITE|dataset show|train CONFIG( --plan)?|train posttrain_flux"
 )
 
 
