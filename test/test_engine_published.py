@@ -15,9 +15,9 @@ import monocular_toys as toys
 import numpy as np
 import pytest
 from broken_bags import Outcome
+from evaluated_wall import write_frame
 from model_folders import frame
 from replayed import record
-from test_evaluation import write_frame
 
 from mf_ros.core.config import EngineConfig
 from mf_ros.engine import make_engine

@@ -7,7 +7,7 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from evaluated_wall import CAMERA, wall_points
+from evaluated_wall import CAMERA, wall_frame, wall_points
 
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.config import ProjectionConfig
@@ -21,10 +21,6 @@ from mf_ros.evaluation.metrics import depth_metrics, mean_of
 from mf_ros.evaluation.protocol import cases, held_out_rings, thin_rings
 from mf_ros.evaluation.run import evaluate, headline
 from mf_ros.evaluation.visibility import visible_to_camera
-
-
-def wall_frame(source: str = "wall") -> EvaluationFrame:
-    return EvaluationFrame(source, "0", np.zeros((96, 160, 3), np.uint8), CAMERA, wall_points(), 32)
 
 
 def test_metrics_by_hand() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evaluated_wall import CAMERA, wall_points
+from evaluated_wall import write_frame
 
 from mf_ros.cli.main import main
 from mf_ros.core.camera import CameraModel
@@ -18,15 +18,6 @@ from mf_ros.engine.classical import ClassicalEngine
 from mf_ros.errors import BagError
 from mf_ros.evaluation.frames import load_frames
 from mf_ros.evaluation.protocol import cases
-
-
-def write_frame(place: Path, width: int = 160) -> None:
-    place.mkdir(parents=True)
-    cv2.imwrite(str(place / "image.png"), np.full((96, 160, 3), 90, np.uint8))
-    points = wall_points()
-    np.savez(place / "points.npz", points=np.c_[points.points, np.ones(len(points))], ring=points.ring.astype(np.uint8))
-    calibration = {"K": CAMERA.K.tolist(), "dist": [], "width": width, "height": 96, "n_rings": 32}
-    (place / "calib.json").write_text(json.dumps({**calibration, "T_cam_lidar": np.eye(4).tolist()}))
 
 
 def test_a_folder_of_frames_is_scored_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluation import CAMERA, wall_frame, wall_points, write_frame
+from evaluated_wall import CAMERA, wall_frame, wall_points, write_frame
 
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.main import main
