@@ -25,8 +25,8 @@ from mf_training.heldout import one_step
 PICTURE = (480, 800)
 """Height and width at which the held-out scenes are rendered: about those of a robot's camera, and whole, since near a
 crop's border a network is more wrong than in the middle of a picture."""
-PROMISED = (0.5, 0.9)
-"""Part of the errors that each of ``INTERVALS`` should hold."""
+PROMISED = tuple(1.0 - math.exp(-width) for width in INTERVALS.values())
+"""Part of the errors that each of ``INTERVALS`` should hold, as Laplace's distribution has it."""
 _MEASURED = 0.99
 _PER_SAMPLE = 2000
 _ROUNDS = 2
@@ -77,13 +77,14 @@ def measured_samples(
     """
     grid = grid_shape(picture, grid_step(picture, samples.COARSE_PIXELS if coarse else samples.MAX_PIXELS))
     patch = network.config.patch
+    rows, cols = grid_shape(grid, patch)
     # Scenes only: real frames may lie elsewhere by now; and no wrong returns, which the robot leaves out.
     data = dataclasses.replace(
         config.data,
         workers=0,
         mix=dataclasses.replace(config.data.mix, scenes=1.0, frames=0.0, dataset=0.0),
         scenes=dataclasses.replace(config.data.scenes, size=picture),
-        shapes=[(patch * -(-grid[0] // patch), patch * -(-grid[1] // patch))],
+        shapes=[(patch * rows, patch * cols)],
     )
     lines = {"lines": 1.0, "points": 0.0, "block": 0.0, "nearly": 0.0}
     shown = dataclasses.replace(

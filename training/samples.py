@@ -88,12 +88,14 @@ def make_sample(
     mirrored = bool(rng.random() < 0.5)
     # Draws that only some settings ask for come from their own stream, so that they change no other draw.
     extra = rng.spawn(1)[0]
-    if not scene.depth.any():
+    # Recorded frames have no dense truth.
+    rendered = bool(scene.depth.any())
+    if not rendered:
         scene = zoomed(scene, extra, shape, config)
     coarse = config.coarse > 0 and extra.random() < config.coarse
     view = _View(scene.camera(), grid_step(scene.depth.shape, COARSE_PIXELS if coarse else MAX_PIXELS), config)
     T_wrong = None
-    if not scene.depth.any() and extra.random() < config.miscalibrated:
+    if not rendered and extra.random() < config.miscalibrated:
         T_wrong = wrong_pose(extra, config, scene.twist)
     scan = scene.scans[int(rng.integers(len(scene.scans)))]
     returns = project_returns(scan, view.camera, mirrored, T_wrong)
@@ -103,7 +105,7 @@ def make_sample(
     if rng.random() < config.outliers:
         returns = with_outliers(returns, rng)
     returns = with_shown(returns, rng, view.camera, config)
-    if truth.any():
+    if rendered:
         truth = view.coarse_truth(truth)
         weight = _as_measured(returns, truth, view)
     else:
@@ -116,7 +118,7 @@ def make_sample(
         view.coarse_image(scene.image[..., ::-1] if mirrored else scene.image)[(slice(None), *window)]
     )
     image = _photometric(image, rng) if config.photometric else image
-    if scene.depth.any() and config.restyled > 0 and extra.random() < config.restyled:
+    if rendered and config.restyled > 0 and extra.random() < config.restyled:
         image = restyled(image, extra)
     hidden = _visibility(sparse, truth)[window]
     made = Sample(image, truth[window], weight[window], depth, level, prior, hidden, scale)

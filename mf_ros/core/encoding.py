@@ -72,7 +72,7 @@ def unknown_where(where: BoolArray, values: FloatArray, out: FloatArray) -> Floa
 
 
 def zero_where(where: BoolArray, values: FloatArray, out: FloatArray) -> FloatArray:
-    """``unknown_where`` with 0 in the place of NaN."""
+    """``unknown_where`` with 0 in the place of NaN; ``out`` may be ``values``."""
     np.multiply(values.view(np.uint32), ~where, out=out.view(np.uint32))
     return out
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mf_ros.core import compiled
 from mf_ros.core.config import ProjectionConfig
+from mf_ros.core.encoding import zero_where
 from mf_ros.core.outliers import lonely_returns
 from mf_ros.core.types import AnyArray, BoolArray, ByteArray, CameraPoints, DoubleArray, FloatArray, SparseDepth
 
@@ -208,9 +209,8 @@ def hidden_returns(returns: ProjectedReturns, shape: Tuple[int, int], margin: fl
     occupied = nearest > 0
     with np.errstate(divide="ignore"):
         inverse = np.reciprocal(nearest)
-    # Nothing in an empty cell is infinitely far; np.where takes three times as long.
-    bits = inverse.view(np.uint32)
-    np.multiply(bits, occupied, out=bits)
+    # Nothing in an empty cell is infinitely far.
+    zero_where(~occupied, inverse, inverse)
     height, width = closing_window(occupied)
     kernel = np.ones((height, width), np.uint8)
     closed = cv2.morphologyEx(inverse, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mf_ros.core.camera import CameraModel
 from mf_ros.core.grid import cells_of, enlarged
+from mf_ros.core.projection import NEAREST_Z_M
 from mf_ros.core.returns import biweight
 from mf_ros.core.temporal import PresentView
 from mf_ros.core.types import AnyArray, DepthEstimate, DoubleArray, FloatArray
@@ -29,7 +30,6 @@ _AROUND = 19
 _OUTSIDE = -9.0
 # With less agreement than this the frame before shows something else.
 _LEAST_AGREEMENT = 0.25
-_NEAREST_Z_M = 0.05
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _lookup(
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = u / z, v / z
     with np.errstate(invalid="ignore"):
-        ahead = z > _NEAREST_Z_M
+        ahead = z > NEAREST_Z_M
     maps = (np.where(ahead & np.isfinite(each), (each - step // 2) / step, np.float32(_OUTSIDE)) for each in (u, v))
     col, row = (np.asarray(each, np.float32) for each in maps)
     return (col, row), np.log(np.where(ahead, z, np.float32(np.nan)))
