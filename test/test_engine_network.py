@@ -17,7 +17,7 @@ from mf_ros.core.types import CameraPoints, DepthEstimate
 from mf_ros.engine import make_engine
 from mf_ros.engine.backend import StepInput, StepOutput
 from mf_ros.engine.bundle import Calibration, load_bundle
-from mf_ros.engine.network import NetworkEngine, complete, denoise, smoothed, step_levels
+from mf_ros.engine.network import NetworkEngine, complete, denoise, joined, smoothed, step_levels
 from mf_ros.engine.pipeline import DepthPipeline
 from mf_ros.engine.quality import BEST
 from mf_ros.errors import MessageError, ModelError
@@ -97,7 +97,7 @@ def test_confidence_is_that_of_the_predicted_scale(onnx: NetworkEngine) -> None:
     assert np.array_equal(estimate.confidence, confidence(estimate.log_scale))
 
 
-def test_the_best_quality_is_the_mean_of_a_fine_and_a_coarser_grid() -> None:
+def test_the_best_quality_joins_a_fine_and_a_coarser_grid() -> None:
     bundle, backend = load_bundle(str(tiny_model())), engine("torch")._backend
     fine = BEST._replace(coarser=0)
     coarse = fine._replace(cells=32 * 48, thorough=False)
@@ -106,9 +106,20 @@ def test_the_best_quality_is_the_mean_of_a_fine_and_a_coarser_grid() -> None:
         for each in (fine, coarse, BEST._replace(coarser=32 * 48))
     )
     assert np.abs(one.depth / other.depth - 1).max() > 0.01
-    assert np.allclose(np.log(both.depth), (np.log(one.depth) + np.log(other.depth)) / 2, atol=1e-4)
+    assert np.allclose(np.log(both.depth), joined(np.log(one.depth), np.log(other.depth)), atol=1e-4)
     assert np.allclose(both.log_scale, (one.log_scale + other.log_scale) / 2, atol=1e-4)
     assert np.array_equal(both.confidence, confidence(both.log_scale))
+
+
+def test_grids_that_see_one_surface_give_their_mean_and_of_two_surfaces_the_nearer_one_without_a_jump() -> None:
+    apart = np.linspace(-0.3, 0.3, 601, dtype=np.float32)[None]
+    found = joined(np.zeros_like(apart), apart)
+    same, different = np.abs(apart) <= 0.05, np.abs(apart) >= 0.1
+    assert np.allclose(found[same], apart[same] / 2, atol=1e-6)
+    assert np.allclose(found[different], np.minimum(0, apart)[different], atol=1e-6)
+    assert np.abs(np.diff(found)).max() < 0.0026
+    assert np.array_equal(found, joined(apart, np.zeros_like(apart)))
+    assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize(("cells", "offset"), [(64 * 96, 0.5), (32 * 48, 0.2)])

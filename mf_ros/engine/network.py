@@ -32,6 +32,8 @@ _SEED = 0
 _SMOOTHING_CELL, _SMOOTHING_WINDOW = 4, (4, 4)
 _SMOOTHING_TEXTURE = 1e-3
 
+_ONE_SURFACE, _TWO_SURFACES = 0.05, 0.1
+
 
 class Completion(NamedTuple):
     """What the network made of one frame, on the grid it works on; arrays are (h, w) float32.
@@ -109,7 +111,7 @@ class NetworkEngine:
         with falling confidence; without one, confidence falls with the number of returns, and without any return depth
         is relative. The pipeline drops an image without any return before it comes here, so in it the scale is held
         over images with 1 to 19 returns. Images of more pixels than the quality allows, or the network was
-        made for, are completed on a coarser grid; quality best takes the mean of two grids.
+        made for, are completed on a coarser grid; quality best joins the results of two grids.
 
         Raises:
             MessageError: image and sparse depth differ in size.
@@ -123,7 +125,7 @@ class NetworkEngine:
         log_ratio, log_scale, made = self._completed(image, sparse, scale, finest, self._quality.thorough)
         for step in coarser:
             other = self._completed(image, sparse, scale, step, thorough=False)
-            log_ratio, log_scale = _mean(log_ratio, other.log_ratio), _mean(log_scale, other.log_scale)
+            log_ratio, log_scale = joined(log_ratio, other.log_ratio), _mean(log_scale, other.log_scale)
         trusted: FloatArray = confidence(log_scale) * np.float32(trust if made.metric else 1.0)
         return DepthEstimate(to_depth(log_ratio, made.scale), trusted, made.metric, self.name, log_scale)
 
@@ -236,6 +238,20 @@ def smoothed(log_scale: FloatArray, prior: FloatArray) -> FloatArray:
     slope, level = (cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in cv2.split(line))
     smooth = np.asarray(cv2.add(cv2.multiply(slope, prior), level), np.float32)
     return np.clip(smooth, log_scale.min(), log_scale.max(), out=smooth)
+
+
+def joined(one: FloatArray, other: FloatArray) -> FloatArray:
+    """One depth from two: their mean where they see the same surface, the nearer one where they see different ones.
+
+    Between two surfaces there is nothing, so their mean would be a point in the air; of the two the nearer one is right
+    more often on real frames, and for who drives there the safer one.
+
+    Args:
+        one, other: (H, W) log depth; up to 5% apart they are one surface, beyond 10% two, and in between they turn.
+    """
+    apart = np.abs(one - other)
+    two = np.clip((apart - _ONE_SURFACE) / np.float32(_TWO_SURFACES - _ONE_SURFACE), 0, 1)
+    return _mean(one, other) - np.float32(0.5) * two * apart
 
 
 def _mean(one: FloatArray, other: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ class Quality(NamedTuple):
     Attributes:
         cells: images of more pixels are worked on in a coarser grid of at most so many cells, and enlarged.
         thorough: the prior is the mean of two completions and not of one.
-        coarser: a network also completes the image on a grid of at most so many cells, and hands out the mean of both;
+        coarser: a network also completes the image on a grid of at most so many cells, and hands out both joined;
             0 leaves it at one grid.
         network: ``engine.name`` auto takes a network.
     """
