@@ -11,19 +11,17 @@ import numpy as np
 
 from mf_ros.bags.samples import Sample
 from mf_ros.core.cloud import pack_cloud, unpack_rgb
-from mf_ros.core.colours import mapped
+from mf_ros.core.colours import colour_error, mapped
 from mf_ros.core.config import CloudConfig
-from mf_ros.core.pictures import draw_dots
+from mf_ros.core.pictures import NO_ESTIMATE, draw_dots, draw_errors
 from mf_ros.core.types import AnyArray, ByteArray, FloatArray
 
 _NO_DEPTH = (110, 110, 116)
 _BEYOND = (24, 24, 30)
-_NO_ESTIMATE = (255, 0, 255)
 _BACKGROUND = (22, 24, 30)
 _GRID = (58, 62, 72)
 _TEXT = (170, 176, 188)
 _RETURNS = (0, 220, 255)
-_TOO_NEAR, _RIGHT, _TOO_FAR = (40, 120, 255), (245, 243, 228), (255, 84, 32)
 _STOPS = 16
 _UNCERTAINTY = (0.005, 0.5)
 _ROUND = (1.0, 2.0, 5.0)
@@ -120,18 +118,9 @@ def uncertainty_picture(sample: Sample) -> ByteArray:
 
 def error_picture(sample: Sample, scales: Scales) -> ByteArray:
     """The darkened grey image with every held-out return as a dot: blue too near, pale right, red too far."""
-    grey = cv2.cvtColor(sample.image, cv2.COLOR_RGB2GRAY).astype(np.float32) * np.float32(0.4)
-    picture = cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    missing = ~np.isfinite(sample.error_m)
-    error = np.where(missing, np.float32(np.inf), sample.error_m)
-    # The worst are drawn last: a report must not hide them.
-    order = np.argsort(np.abs(error), kind="stable")
-    colours = _error_colours(np.where(missing, np.float32(0), sample.error_m), scales)
-    colours[missing] = _NO_ESTIMATE
     cols, rows = np.rint(sample.error_uv).astype(np.intp).T
-    small = len(error) > _CROWDED * grey.size
-    draw_dots(picture, rows[order], cols[order], colours[order], 0 if small else 1)
-    return np.asarray(picture, np.uint8)
+    small = len(rows) > _CROWDED * sample.sparse.size
+    return draw_errors(sample.image, rows, cols, sample.error_m / np.float32(scales.error_m), 0 if small else 1)
 
 
 @dataclass(frozen=True)
@@ -210,8 +199,8 @@ def error_legend(scales: Scales, errors: Sequence[FloatArray]) -> Legend:
         Tick(50.0 + 50.0 * side * part**0.5, f"{side * part * limit:+g}" if side else "0")
         for side, part in ((-1, 1.0), (-1, 0.2), (0, 0.0), (1, 0.2), (1, 1.0))
     )
-    extra = ((_css(_NO_ESTIMATE), "no estimate"),) if missing else ()
-    return Legend(_gradient(_error_colours(np.sign(even) * even**2 * limit, scales)), ticks, "m", extra)
+    extra = ((_css(NO_ESTIMATE), "no estimate"),) if missing else ()
+    return Legend(_gradient(colour_error(np.sign(even) * even**2)), ticks, "m", extra)
 
 
 def data_uri(picture: ByteArray, quality: int) -> str:
@@ -293,15 +282,6 @@ def _uncertainty_colours(uncertainty: FloatArray) -> ByteArray:
     low, high = _UNCERTAINTY
     part = np.log(np.clip(uncertainty, low, high) / low) / np.float32(np.log(high / low))
     return _mapped(part.astype(np.float32), cv2.COLORMAP_INFERNO)
-
-
-def _error_colours(error: AnyArray, scales: Scales) -> ByteArray:
-    """Colours (..., 3); the square root shows small errors beside large ones."""
-    part = np.clip(error / scales.error_m, -1, 1)
-    strength = np.sqrt(np.abs(part))[..., None]
-    side = np.where(part[..., None] < 0, np.array(_TOO_NEAR), np.array(_TOO_FAR))
-    mixed: ByteArray = np.rint(np.array(_RIGHT) * (1 - strength) + side * strength).astype(np.uint8)
-    return mixed
 
 
 def _joined(parts: Sequence[AnyArray]) -> AnyArray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Callable, Iterator, Sequence, Tuple
@@ -15,20 +14,17 @@ import numpy as np
 import tyro
 
 from mf_ros.bags.evaluation_frames import bag_frames, sequence_frames
-from mf_ros.bags.folder import make_output_folder
-from mf_ros.bags.overlay import draw_returns
 from mf_ros.cli.bag_options import EngineOptions, File, Folder, Word, engine_text, with_engine
+from mf_ros.cli.evaluate_pictures import picture_hook
 from mf_ros.cli.evaluate_sequence import sequence_json, sequence_text
 from mf_ros.cli.evaluate_tables import as_json, as_text
 from mf_ros.cli.options import FINDINGS, OK, print_json, progress
-from mf_ros.core.colours import colour_depth
 from mf_ros.core.config import Config
-from mf_ros.core.pictures import write_png
 from mf_ros.engine import make_engine
 from mf_ros.engine.classical import ClassicalEngine
-from mf_ros.errors import BagError, ConfigError
+from mf_ros.errors import ConfigError
 from mf_ros.evaluation.frames import EvaluationFrame, load_frames
-from mf_ros.evaluation.run import Prediction, evaluate
+from mf_ros.evaluation.run import evaluate
 from mf_ros.evaluation.sequence import evaluate_sequence
 
 _log = logging.getLogger(__name__)
@@ -90,7 +86,7 @@ class Evaluate(EngineOptions):
     max_frames: int = 20
     """How many images of a bag, or of each recording in a data set, are used at most, evenly spread."""
     save_pictures: Folder = None
-    """Folder for a picture of each case: the input on the image, and the engine's depth below it."""
+    """Folder for a picture of each case: the input on the image, the engine's depth, and where it is wrong."""
     sequence: bool = False
     """Score all frames in order, without and with the reuse of earlier ones; needs odometry."""
     compare: Annotated[Tuple[str, str], tyro.conf.arg(metavar="BASE TUNED")] = ("", "")
@@ -125,7 +121,7 @@ class Evaluate(EngineOptions):
             engine = make_engine(config.engine)
             # What a network corrects stands beside it, so that everyone sees what the network itself is worth.
             beside = [] if engine.name == "classical" else [ClassicalEngine()]
-            hook = None if self.save_pictures is None else _picture_hook(self.save_pictures, engine.name)
+            hook = None if self.save_pictures is None else picture_hook(self.save_pictures, engine.name)
             records = evaluate(
                 map(_greyed, frames) if self.grey_image else frames,
                 lines,
@@ -235,17 +231,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
-
-
-def _picture_hook(folder: Path, engine: str) -> Callable[[Prediction], None]:
-    make_output_folder(folder)
-
-    def save(prediction: Prediction) -> None:
-        if prediction.engine != engine:
-            return
-        shown = draw_returns(prediction.frame.image, prediction.case.shown)
-        both = np.concatenate([shown, colour_depth(prediction.depth)])
-        name = f"{prediction.frame.source}_{prediction.frame.name}_{prediction.case.input}.png".replace(os.sep, "_")
-        write_png(folder / name, both, BagError)
-
-    return save

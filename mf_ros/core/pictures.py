@@ -8,8 +8,12 @@ from typing import Type
 import cv2
 import numpy as np
 
-from mf_ros.core.types import AnyArray, BoolArray, ByteArray
+from mf_ros.core.colours import colour_error
+from mf_ros.core.types import AnyArray, BoolArray, ByteArray, FloatArray
 from mf_ros.errors import MfRosError
+
+NO_ESTIMATE = (255, 0, 255)
+"""Colour of errors that are unknown because the estimate is missing."""
 
 
 def draw_dots(picture: ByteArray, rows: AnyArray, cols: AnyArray, colours: ByteArray, radius: int) -> None:
@@ -30,6 +34,25 @@ def draw_dots(picture: ByteArray, rows: AnyArray, cols: AnyArray, colours: ByteA
     y = np.clip(rows[:, None] + dy - radius, 0, height - 1).reshape(-1)
     x = np.clip(cols[:, None] + dx - radius, 0, width - 1).reshape(-1)
     picture[y, x] = np.repeat(colours, len(dy), axis=0)
+
+
+def draw_errors(image: ByteArray, rows: AnyArray, cols: AnyArray, part: FloatArray, radius: int) -> ByteArray:
+    """The darkened grey image with errors as dots in the colours of ``colour_error``, the worst drawn last.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        rows, cols: (N,) whole numbers, the middles of the dots.
+        part: (N,) signed errors as parts of the largest shown; not finite without an estimate, then magenta.
+        radius: pixels; 0 draws single pixels.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * np.float32(0.4)
+    picture = np.asarray(cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2RGB), np.uint8)
+    missing = ~np.isfinite(part)
+    order = np.argsort(np.where(missing, np.inf, np.abs(part)), kind="stable")
+    colours = colour_error(np.where(missing, np.float32(0), part))
+    colours[missing] = NO_ESTIMATE
+    draw_dots(picture, rows[order], cols[order], colours[order], radius)
+    return picture
 
 
 def write_png(path: Path, picture: ByteArray, refused: Type[MfRosError]) -> None:
