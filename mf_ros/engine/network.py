@@ -251,7 +251,8 @@ def joined(one: FloatArray, other: FloatArray) -> FloatArray:
     """
     apart = np.abs(one - other)
     two = np.clip((apart - _ONE_SURFACE) / np.float32(_TWO_SURFACES - _ONE_SURFACE), 0, 1)
-    return _mean(one, other) - np.float32(0.5) * two * apart
+    nearer: FloatArray = _mean(one, other) - np.float32(0.5) * two * apart
+    return nearer
 
 
 def _mean(one: FloatArray, other: FloatArray) -> FloatArray:
