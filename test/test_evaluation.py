@@ -8,13 +8,14 @@ from typing import Callable
 import numpy as np
 import pytest
 from evaluated_wall import CAMERA, wall_frame, wall_points
+from scipy import spatial
 
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.config import ProjectionConfig
 from mf_ros.core.projection import project_points
 from mf_ros.core.types import ByteArray, CameraPoints, DepthEstimate, FloatArray, IntArray, SparseDepth
 from mf_ros.engine.classical import ClassicalEngine
-from mf_ros.evaluation.baselines import BASELINES
+from mf_ros.evaluation.baselines import BASELINES, triangle_of_pixels
 from mf_ros.evaluation.frames import EvaluationFrame
 from mf_ros.evaluation.heldout import score_held_out
 from mf_ros.evaluation.metrics import depth_metrics, mean_of
@@ -230,3 +231,27 @@ def test_an_engine_beside_the_one_under_test_is_no_baseline() -> None:
     assert total is not None and set(total.beside) == {"classical"}
     assert total.beside["classical"] < 0.01 < total.engine
     assert total.best_single_baseline[0].split("+")[0] in BASELINES
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_pixel_of_a_triangulation_is_given_a_triangle_that_holds_it(seed: int, lines: bool) -> None:
+    rng, shape = np.random.default_rng(seed), (60, 90)
+    rows, cols = np.unravel_index(rng.choice(shape[0] * shape[1], 20 + 90 * seed, replace=False), shape)
+    # Returns on scan lines make level edges and slivers.
+    corners = np.unique(np.stack([cols, rows // 12 * 12 if lines else rows], 1), axis=0)
+    mesh = spatial.Delaunay(corners.astype(np.float64))
+    pixels = np.stack(np.indices(shape)[::-1], -1).reshape(-1, 2).astype(np.float64)
+    found = triangle_of_pixels(corners, mesh.simplices, shape)
+    assert np.array_equal(found >= 0, mesh.find_simplex(pixels).reshape(shape) >= 0)
+    inside = found.reshape(-1) >= 0
+    affine = mesh.transform[found.reshape(-1)[inside]]
+    weights = np.einsum("nij,nj->ni", affine[:, :2], pixels[inside] - affine[:, 2])
+    assert weights.min() > -1e-9 and weights.sum(1).max() < 1 + 1e-9
+
+
+def test_triangles_without_area_hold_no_pixel() -> None:
+    corners = np.array([[0, 0], [4, 4], [8, 8], [8, 0]])
+    found = triangle_of_pixels(corners, np.array([[0, 1, 2], [0, 2, 3]]), (9, 9))
+    rows, cols = np.indices((9, 9))
+    assert np.array_equal(found, np.where(cols >= rows, 1, -1))

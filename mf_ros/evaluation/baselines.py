@@ -19,6 +19,7 @@ Completion = Callable[[FloatArray, CameraModel], FloatArray]
 _EDGE_ON_COSINE = 0.02
 _IP_MAX_DEPTH_M = 100.0
 _IP_VALID_M = 0.1
+_ON_EDGE = 1e-6
 
 
 def nearest(sparse: FloatArray, camera: CameraModel) -> FloatArray:
@@ -145,15 +146,54 @@ def _triangulate(
         mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64))
     except spatial.QhullError:
         return None
+    simplex = triangle_of_pixels(np.stack([cols, rows], 1), mesh.simplices, shape)
     grid_rows, grid_cols = np.indices(shape)
     pixels = np.stack([grid_cols, grid_rows], -1).reshape(-1, 2).astype(np.float64)
-    simplex = mesh.find_simplex(pixels)
-    affine = mesh.transform[simplex]
+    affine = mesh.transform[simplex.reshape(-1)]
     first = np.einsum("nij,nj->ni", affine[:, :2], pixels - affine[:, 2])
     weights = np.concatenate([first, 1.0 - first.sum(1, keepdims=True)], axis=1)
     outside = ~np.isfinite(weights).all(axis=1)
     weights[outside] = 1.0 / 3.0
-    return mesh.simplices, simplex.reshape(shape), weights.reshape(*shape, 3)
+    return mesh.simplices, simplex, weights.reshape(*shape, 3)
+
+
+def triangle_of_pixels(corners: AnyArray, simplices: AnyArray, shape: Tuple[int, ...]) -> AnyArray:
+    """(H, W) index of the triangle in which each pixel lies, its rim included; -1 in none.
+
+    Filled row by row: walking from triangle to triangle, as scipy's ``find_simplex`` does, takes minutes where returns on
+    scan lines make slivers.
+
+    Args:
+        corners: (N, 2) whole columns and rows.
+        simplices: (T, 3) corners of the triangles; those without area are left out.
+        shape: H and W.
+    """
+    x, y = (corners[simplices][..., axis].astype(np.int64) for axis in (0, 1))
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    number = np.flatnonzero(area)
+    top, bottom = y[number].min(1), y[number].max(1)
+    of_span, row = _counted(top, bottom)
+    span = number[of_span]
+    left, right = np.full(len(span), np.inf), np.full(len(span), -np.inf)
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        x0, y0, x1, y1 = x[span, one], y[span, one], x[span, other], y[span, other]
+        crossed = (np.minimum(y0, y1) <= row) & (row <= np.maximum(y0, y1))
+        # A level edge is met by its neighbours at both of its ends.
+        at = x0 + (row - y0) * (x1 - x0) / np.where(y1 == y0, 1, y1 - y0)
+        left, right = (
+            np.where(crossed, chosen(side, at), side) for chosen, side in ((np.minimum, left), (np.maximum, right))
+        )
+    of_pixel, col = _counted(np.ceil(left - _ON_EDGE).astype(np.int64), np.floor(right + _ON_EDGE).astype(np.int64))
+    found: AnyArray = np.full(shape, -1, np.int64)
+    found[row[of_pixel], col] = span[of_pixel]
+    return found
+
+
+def _counted(first: AnyArray, last: AnyArray) -> Tuple[AnyArray, AnyArray]:
+    """The whole numbers from each first to its last, one after the other: which pair each is of, and itself."""
+    count = np.maximum(last - first + 1, 0)
+    of = np.repeat(np.arange(len(count)), count)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count) + first[of]
 
 
 BASELINES: Dict[str, Completion] = {
