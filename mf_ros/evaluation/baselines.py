@@ -160,8 +160,8 @@ def _triangulate(
 def triangle_of_pixels(corners: AnyArray, simplices: AnyArray, shape: Tuple[int, ...]) -> AnyArray:
     """(H, W) index of the triangle in which each pixel lies, its rim included; -1 in none.
 
-    Filled row by row: walking from triangle to triangle, as scipy's ``find_simplex`` does, takes minutes where returns on
-    scan lines make slivers.
+    Filled row by row: walking from triangle to triangle, as scipy does in ``find_simplex``, takes minutes where returns
+    on scan lines make slivers.
 
     Args:
         corners: (N, 2) whole columns and rows.
