@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mf_ros.core.colours import colour_depth
-from mf_ros.core.pictures import draw_dots
+from mf_ros.core.pictures import dot_radius, draw_dots
 from mf_ros.core.projection import ProjectedReturns
 from mf_ros.core.types import ByteArray
 
@@ -18,5 +18,5 @@ def draw_returns(image: ByteArray, returns: ProjectedReturns) -> ByteArray:
     dimmed: ByteArray = (image * np.float32(0.6)).astype(np.uint8)
     order = returns.drawing_order()
     rows, cols = returns.pixels()
-    draw_dots(dimmed, rows[order], cols[order], colour_depth(returns.z[order]), max(1, round(image.shape[1] / 900)))
+    draw_dots(dimmed, rows[order], cols[order], colour_depth(returns.z[order]), dot_radius(image.shape[1]))
     return dimmed

@@ -12,7 +12,7 @@ import numpy as np
 from mf_ros.bags.folder import make_output_folder
 from mf_ros.bags.overlay import draw_returns
 from mf_ros.core.colours import colour_depth
-from mf_ros.core.pictures import draw_errors, write_png
+from mf_ros.core.pictures import dot_radius, draw_errors, write_png
 from mf_ros.core.types import ByteArray
 from mf_ros.errors import BagError
 from mf_ros.evaluation.metrics import absolute_error
@@ -37,7 +37,7 @@ def case_picture(prediction: Prediction) -> ByteArray:
     rows, cols, truth = (each[case.visible] for each in (case.rows, case.cols, case.truth))
     found = prediction.depth[rows, cols]
     part = ((found - truth) / (truth * np.float32(LARGEST_ERROR))).astype(np.float32)
-    errors = draw_errors(frame.image, rows, cols, part, max(1, round(frame.image.shape[1] / 900)))
+    errors = draw_errors(frame.image, rows, cols, part, dot_radius(frame.image.shape[1]))
     mae = absolute_error(found, truth).mean() if len(truth) else np.nan
     title = f"{frame.source} {frame.name}, input {case.input}: MAE {mae:.2f} m"
     caption = _caption(f"{title}; errors to -{LARGEST_ERROR:.0%} blue, +{LARGEST_ERROR:.0%} red", frame.image.shape[1])

@@ -16,6 +16,11 @@ NO_ESTIMATE = (255, 0, 255)
 """Colour of errors that are unknown because the estimate is missing."""
 
 
+def dot_radius(width: int) -> int:
+    """Pixels, at which single returns can be seen on an image of a width."""
+    return max(1, round(width / 900))
+
+
 def draw_dots(picture: ByteArray, rows: AnyArray, cols: AnyArray, colours: ByteArray, radius: int) -> None:
     """Draw round dots into a picture, each over those before it.
 
