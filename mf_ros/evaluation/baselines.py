@@ -180,9 +180,8 @@ def triangle_of_pixels(corners: AnyArray, simplices: AnyArray, shape: Tuple[int,
         crossed = (np.minimum(y0, y1) <= row) & (row <= np.maximum(y0, y1))
         # A level edge is met by its neighbours at both of its ends.
         at = x0 + (row - y0) * (x1 - x0) / np.where(y1 == y0, 1, y1 - y0)
-        left, right = (
-            np.where(crossed, chosen(side, at), side) for chosen, side in ((np.minimum, left), (np.maximum, right))
-        )
+        np.minimum(left, at, out=left, where=crossed)
+        np.maximum(right, at, out=right, where=crossed)
     of_pixel, col = _counted(np.ceil(left - _ON_EDGE).astype(np.int64), np.floor(right + _ON_EDGE).astype(np.int64))
     found: AnyArray = np.full(shape, -1, np.int64)
     found[row[of_pixel], col] = span[of_pixel]
