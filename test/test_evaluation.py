@@ -8,7 +8,6 @@ from typing import Callable
 import numpy as np
 import pytest
 from evaluated_wall import CAMERA, wall_frame, wall_points
-from scipy import spatial
 
 from mf_ros.core.camera import CameraModel, make_camera
 from mf_ros.core.config import ProjectionConfig
@@ -240,6 +239,7 @@ def test_every_pixel_of_a_triangulation_is_given_a_triangle_that_holds_it(seed: 
     rows, cols = np.unravel_index(rng.choice(shape[0] * shape[1], 20 + 90 * seed, replace=False), shape)
     # Returns on scan lines make level edges and slivers.
     corners = np.unique(np.stack([cols, rows // 12 * 12 if lines else rows], 1), axis=0)
+    spatial = pytest.importorskip("scipy.spatial")
     mesh = spatial.Delaunay(corners.astype(np.float64))
     pixels = np.stack(np.indices(shape)[::-1], -1).reshape(-1, 2).astype(np.float64)
     found = triangle_of_pixels(corners, mesh.simplices, shape)
