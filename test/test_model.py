@@ -21,7 +21,15 @@ from mf_ros.model.sampler import Known, sample  # noqa: E402
 PRESETS = Path(__file__).resolve().parents[1] / "config" / "models"
 TINY = {"width": 32, "layers": 2, "heads": 2, "stem": (8, 12), "blocks": (1, 1)}
 # Millions of parameters; the paper's sizes are those of arXiv 2606.13676.
-MILLIONS = {"nano": 3.84, "small": 22.6, "base": 98.9, "paper_370m": 370, "paper_800m": 800, "paper_3b": 3300}
+MILLIONS = {
+    "nano": 3.84,
+    "small": 6.32,
+    "medium": 22.6,
+    "base": 98.9,
+    "paper_370m": 370,
+    "paper_800m": 800,
+    "paper_3b": 3300,
+}
 
 
 def trained(**changes: object) -> ModalityForcing:

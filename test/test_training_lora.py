@@ -248,21 +248,21 @@ def test_a_checkpoint_that_does_not_say_its_base_is_refused(tmp_path: Path, base
         trained(tmp_path / "run", base, steps=4, resume=True)
 
 
-def test_the_small_network_is_adapted_over_an_epoch(tmp_path: Path) -> None:
-    small = read_preset("models", "small")
-    save_file(ModalityForcing(ModelConfig.from_mapping(small)).half().state_dict(), tmp_path / "small.safetensors")
+def test_the_medium_network_is_adapted_over_an_epoch(tmp_path: Path) -> None:
+    medium = read_preset("models", "medium")
+    save_file(ModalityForcing(ModelConfig.from_mapping(medium)).half().state_dict(), tmp_path / "medium.safetensors")
     epoch = {"steps": 2, "batch": 2, "eval_every": 2, "save_every": 2, "data__scenes": {"heldout": 1, "number": 4}}
     summary = trained(
         tmp_path / "run",
-        tmp_path / "small.safetensors",
-        model=small,
+        tmp_path / "medium.safetensors",
+        model=medium,
         lora={"rank": 8},
         data__shapes=[[32, 32]],
         **epoch,
     )
     assert summary.tally.samples == 4 and summary.trained < 0.2 * summary.weights
     size = sum(path.stat().st_size for path in last(tmp_path / "run").path.iterdir())
-    assert size < 0.7 * (tmp_path / "small.safetensors").stat().st_size
+    assert size < 0.7 * (tmp_path / "medium.safetensors").stat().st_size
 
 
 def test_a_toy_without_the_usual_layers_names_its_own(tmp_path: Path) -> None:

@@ -181,6 +181,9 @@ class TrainConfig:
     init: str = ""
     """Weights to start from: a shipped network such as nano, a model folder, a checkpoint or a run's folder. Empty
     starts from random ones; ``?`` in a preset says that they must be named."""
+    grow: bool = False
+    """The weights to start from may be of a model with fewer blocks (``layers``, ``blocks``) and the same widths: added
+    ones start as nothing."""
     out: str = "out/train"
     """Folder of checkpoints and logs."""
     resume: Optional[bool] = None
@@ -220,6 +223,7 @@ FREE_TO_CHANGE = (
     "resume",
     "out",
     "init",
+    "grow",
     "device",
     "sharding",
     "recompute",
@@ -272,6 +276,8 @@ def validate(config: TrainConfig) -> None:
             raise ConfigError(f"{key} is {value_of(config, key)}: it must be at least {least:g}.")
     if config.init == "?":
         raise ConfigError("This training goes on from a network: name the weights to start from: init=nano.")
+    if config.grow and (not config.init or config.lora.rank):
+        raise ConfigError("grow=true adds blocks to trained weights: name those with init=, and set lora.rank=0.")
     for group in ("samples", "losses"):
         for name, value in vars(getattr(config, group)).items():
             if isinstance(value, (int, float)) and value < 0:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mf_ros.model.flux2.memory import free_memory
 from mf_training.checkpoints import Checkpoint, Weights, load_into, stored_weights
 from mf_training.config import TrainConfig
+from mf_training.growth import Deepened
 from mf_training.lora import (
     adapt,
     base_tensors,
@@ -113,7 +114,10 @@ def _fill(config: TrainConfig, bare: nn.Module, checkpoint: Optional[Checkpoint]
     if checkpoint is not None:
         load_into(bare, checkpoint.tensors("model"), str(checkpoint.path))
     else:
-        load_into(bare, stored(Path(config.init)), config.init)
+        weights: Mapping[str, Tensor] = stored(Path(config.init))
+        if config.grow:
+            weights = Deepened(weights, bare.state_dict(), config.init)
+        load_into(bare, weights, config.init)
 
 
 def _fill_adapted(
