@@ -96,12 +96,13 @@ class EngineConfig:
     onnx and torch run the network or say why they cannot; transformers, marigold and flux run models that others
     published."""
     model: str = "nano"
-    """The network: nano, which is shipped, or a folder of mf-ros export; a published model's hub id or folder."""
+    """The network: nano or small, which are shipped, or a folder of mf-ros export; a published model's hub id or
+    folder."""
     quality: QualityName = "balanced"
     """Speed against accuracy: best works on a grid of at most 700,000 cells (every pixel of a smaller image), balanced
     of 160,000, fast of 70,000 and, where name is auto, without the network."""
     steps: int = 0
-    """Denoising steps per image; 0 takes the model's own number, which is 1, without randomness, for nano."""
+    """Denoising steps per image; 0 takes the model's own number, which is 1, without randomness, for those shipped."""
     threads: int = 0
     """CPU threads of the network; 0 lets the library choose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

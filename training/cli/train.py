@@ -35,7 +35,7 @@ class Train(Options):
         mf-ros train nano
         mf-ros train nano out=out/mine data.scenes.cache=/data/scenes minutes=30
         mf-ros train --config config/training/posttrain.yaml data=DATASET init=nano patience=8
-        mf-ros train posttrain data=DATASET model=small init=my_model lora.rank=8
+        mf-ros train posttrain data=DATASET model=medium init=my_model lora.rank=8
         mf-ros train posttrain_flux data=DATASET init=RELEASED_FOLDER --plan
     """
 
