@@ -72,6 +72,10 @@ def test_the_folder_holds_all_files_and_little_more_than_the_weights() -> None:
     assert b"/site-packages/" not in data and b".py" not in data
 
 
+def test_whoever_runs_the_model_may_read_its_files() -> None:
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tiny_model().iterdir())
+
+
 def test_the_graph_takes_any_size_in_patches_and_refuses_others() -> None:
     session = onnxruntime.InferenceSession(str(tiny_model() / "model.onnx"), providers=["CPUExecutionProvider"])
     for height, width in ((16, 16), (48, 208), (160, 32)):

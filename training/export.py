@@ -265,6 +265,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        for file in part.iterdir():
+            # safetensors writes files for their owner only, and a robot may run a model as another user.
+            file.chmod(0o644)
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)

@@ -198,7 +198,6 @@ def _write_weights(tensors: MergedTensors, folder: Path) -> None:
     files = [WEIGHTS] if count == 1 else [f"model-{k + 1:05d}-of-{count:05d}.safetensors" for k in range(count)]
     for file, names in zip(files, groups, strict=True):
         save_file({PREFIX + name: tensors[name].to(kinds[name]).contiguous() for name in names}, folder / file)
-        (folder / file).chmod(0o644)
     if count > 1:
         placed = {PREFIX + name: file for file, names in zip(files, groups, strict=True) for name in names}
         (folder / INDEX).write_text(json.dumps({"weight_map": placed}, indent=1) + "\n", encoding="utf-8")
