@@ -109,6 +109,13 @@ def test_weights_that_cannot_grow_into_the_model_are_refused(
         load_into(then, Deepened(network(**there).state_dict(), then.state_dict(), "first"), "first")
 
 
+def test_blocks_numbered_with_gaps_are_refused() -> None:
+    weights = {name.replace("blocks.1.", "blocks.7."): value for name, value in network().state_dict().items()}
+    then = network(layers=5)
+    with pytest.raises(CheckpointError, match="weights of another model"):
+        load_into(then, Deepened(weights, then.state_dict(), "first"), "first")
+
+
 @pytest.mark.parametrize("other", [{}, {"init": "nano", "lora": {"rank": 2}}])
 def test_growing_needs_weights_that_are_all_trained(other: Dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="grow=true adds blocks to trained weights"):

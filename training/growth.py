@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import Dict, Iterator, Mapping, Set
+from typing import Dict, Iterator, Mapping, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -34,36 +34,40 @@ class Deepened(Weights):
     """
 
     def __init__(self, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
-        self._weights, self._wanted = weights, wanted
-        self._had, self._has = _lengths(weights), _lengths(wanted)
-        for chain, has in self._has.items():
-            had = self._had.get(chain, 0)
-            if not 0 < had <= has:
+        self._weights = weights
+        self._places: Dict[str, Tuple[str, bool]] = {}
+        had = _lengths(weights)
+        # A chain that only the trained network has stays as it is, so that it is noticed.
+        has = {**had, **_lengths(wanted)}
+        for chain in has:
+            if not 0 < had.get(chain, 0) <= has[chain]:
                 raise CheckpointError(
-                    f"{source} has {had} blocks in {chain} and the model {has}: grow=true adds blocks to those there "
-                    "are and removes none. Choose a model with as many or more, or other weights."
+                    f"{source} has {had.get(chain, 0)} blocks in {chain} and the model {has[chain]}: grow=true adds "
+                    "blocks to those there are and removes none. Choose a model with as many or more, or other weights."
                 )
+        for name in weights:
+            match = _BLOCK.fullmatch(name)
+            if match is None:
+                self._places[name] = (name, False)
+                continue
+            chain, origin, rest = match[1], int(match[2]), match[3]
+            places = [each for each in range(has[chain]) if each * had[chain] // has[chain] == origin]
+            # Damaged weights may number their blocks with gaps: such a block keeps its number, and others are missing.
+            first, *added = places or [origin]
+            self._places[f"{chain}.{first}.{rest}"] = (name, False)
+            for each in added:
+                self._places[f"{chain}.{each}.{rest}"] = (name, rest.split(".")[0] in _LAST)
 
     def __getitem__(self, name: str) -> Tensor:
-        match = _BLOCK.fullmatch(name)
-        if match is None:
-            return self._weights[name]
-        chain, number, rest = match[1], int(match[2]), match[3]
-        origin = self._origin(chain, number)
-        value = self._weights[f"{chain}.{origin}.{rest}"]
-        added = number > 0 and self._origin(chain, number - 1) == origin
-        return torch.zeros_like(value) if added and rest.split(".")[0] in _LAST else value
-
-    def _origin(self, chain: str, number: int) -> int:
-        return number * self._had[chain] // self._has[chain]
+        origin, zero = self._places[name]
+        value = self._weights[origin]
+        return torch.zeros_like(value) if zero else value
 
     def __iter__(self) -> Iterator[str]:
-        # What belongs to no chain is kept under its name, so that a tensor of another network is noticed.
-        yield from (name for name in self._wanted if _BLOCK.fullmatch(name) or name in self._weights)
-        yield from (name for name in self._weights if not _BLOCK.fullmatch(name) and name not in self._wanted)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._places)
 
 
 def _lengths(names: Mapping[str, Tensor]) -> Dict[str, int]:

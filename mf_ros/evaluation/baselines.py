@@ -142,11 +142,12 @@ def _triangulate(
     None when there is no triangle, because fewer than three returns exist or all lie on one line.
     """
     spatial = require_package("scipy.spatial", extra="eval")
+    corners = np.stack([cols, rows], 1)
     try:
-        mesh = spatial.Delaunay(np.stack([cols, rows], 1).astype(np.float64))
+        mesh = spatial.Delaunay(corners.astype(np.float64))
     except spatial.QhullError:
         return None
-    simplex = triangle_of_pixels(np.stack([cols, rows], 1), mesh.simplices, shape)
+    simplex = triangle_of_pixels(corners, mesh.simplices, shape)
     grid_rows, grid_cols = np.indices(shape)
     pixels = np.stack([grid_cols, grid_rows], -1).reshape(-1, 2).astype(np.float64)
     affine = mesh.transform[simplex.reshape(-1)]
